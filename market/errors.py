@@ -1,0 +1,25 @@
+"""The faults every part of the market shares. Those with an exit code come from the lowest layer."""
+
+from __future__ import annotations
+
+from apps.problems import (
+    EnvironmentLacks,
+    NotRunning,
+    Problem,
+    Refused,
+    RolledBack,
+    StillRunning,
+    Unreachable,
+    UsageProblem,
+)
+
+__all__ = [
+    "EnvironmentLacks",
+    "NotRunning",
+    "Problem",
+    "Refused",
+    "RolledBack",
+    "StillRunning",
+    "Unreachable",
+    "UsageProblem",
+]
