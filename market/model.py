@@ -12,12 +12,15 @@ from apps.names import PIECE_SIZE, AppName, BlobRef, Digest
 __all__ = [
     "PIECE_SIZE",
     "AppName",
+    "Attestation",
+    "AttestKind",
     "BlobRef",
     "Digest",
     "Flag",
     "FlagKind",
     "Listing",
     "Release",
+    "TrustEvidence",
 ]
 
 
@@ -78,3 +81,38 @@ class Listing:
     relays: tuple[str, ...] = ()
     """Relays that served the head or the release."""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class AttestKind(StrEnum):
+    """What somebody says about a release. The reports are attestations too, with a value below zero."""
+
+    REVIEWED = "reviewed"
+    RAN = "ran"
+    REBUILT = "rebuilt"
+    MALWARE = "malware"
+    IMPERSONATION = "impersonation"
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """One live vote (R-TR5: the latest per voter and subject). `value` is -100..100; times are Unix seconds."""
+
+    voter: str
+    """A person: a DID, or `nostr:<hex>` for a Nostr key that no DID is bound to."""
+    app: AppName
+    subject: Digest
+    """The release document's digest."""
+    kind: AttestKind
+    value: int
+    made: int
+    expires: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrustEvidence:
+    """What the index knows about who speaks for whom. People are named as in `Attestation.voter`."""
+
+    follows: tuple[tuple[str, str], ...]
+    attestations: tuple[Attestation, ...]
+    bound: Mapping[str, str]
+    """Hex Nostr key -> DID, only where the two-way binding holds (R-TR6)."""
