@@ -27,9 +27,7 @@ class Digest:
 
     def __post_init__(self) -> None:
         if not _HEX64.fullmatch(self.hex):
-            raise Refused(
-                f"not a BLAKE3 digest: {self.hex[:80]!r}", remedy="a digest is 64 lower-case hex digits"
-            )
+            raise Refused(f"not a BLAKE3 digest: {self.hex[:80]!r}", remedy="a digest is 64 lower-case hex digits")
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Digest:

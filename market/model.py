@@ -12,8 +12,8 @@ from apps.names import PIECE_SIZE, AppName, BlobRef, Digest
 __all__ = [
     "PIECE_SIZE",
     "AppName",
-    "Attestation",
     "AttestKind",
+    "Attestation",
     "BlobRef",
     "Digest",
     "Flag",
