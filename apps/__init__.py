@@ -1,1 +1,4 @@
-"""What an app is: the manifest schema, content references and the app's name. Imports neither market nor orchestrator."""
+"""What an app is: the manifest schema, content references and the app's name.
+
+Imports neither market nor orchestrator.
+"""
