@@ -1,0 +1,44 @@
+"""Who publishes: did:key identities, their key history, proofs with roles, and the private keys on disk."""
+
+from market.identity.canonical import (
+    MAX_DOCUMENT_SIZE,
+    NotCanonical,
+    canonical_bytes,
+    document_digest,
+    parse_canonical,
+)
+from market.identity.didkey import BadKey, did_of, is_did, key_of, key_text
+from market.identity.forms import BadDocument, IdentityEntry
+from market.identity.history import Folded, KeyHistory, Role, SignedEntry
+from market.identity.keyring import DamagedKey, KeyNotHere, Keyring
+from market.identity.ledger import DamagedLedger
+from market.identity.private_files import LaxPermissions, NoSuchFile
+from market.identity.proofs import BadProof, add_proof, verify_proof
+
+__all__ = [
+    "MAX_DOCUMENT_SIZE",
+    "BadDocument",
+    "BadKey",
+    "BadProof",
+    "DamagedKey",
+    "DamagedLedger",
+    "Folded",
+    "IdentityEntry",
+    "KeyHistory",
+    "KeyNotHere",
+    "Keyring",
+    "LaxPermissions",
+    "NoSuchFile",
+    "NotCanonical",
+    "Role",
+    "SignedEntry",
+    "add_proof",
+    "canonical_bytes",
+    "did_of",
+    "document_digest",
+    "is_did",
+    "key_of",
+    "key_text",
+    "parse_canonical",
+    "verify_proof",
+]

@@ -1,0 +1,92 @@
+"""The one byte form of a document (RFC 8785, JCS), and its digest.
+
+Guarantees that a received document has exactly one spelling: bytes that differ from JCS(parse(bytes)) are refused,
+which shuts out duplicate keys, odd escapes, lone surrogates and spare whitespace in one check.
+Refuses to know what a document means, who signed it, or where it came from.
+
+On the values allowed here (no floats, ASCII keys, integers a double can hold) msgspec's sorted encoding *is* JCS; the
+tests compare it with `rfc8785`, an independent implementation in plain Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import blake3
+import msgspec
+
+from apps.names import Digest
+from market.errors import Refused
+
+MAX_INTEGER: Final = 2**53 - 1
+"""RFC 8785 section 3.2.2.3: beyond this an IEEE double loses units, and two readers could see two numbers."""
+
+MAX_DEPTH: Final = 24
+"""Install manifests nest about ten levels; twice that leaves room, and a stack is never at stake."""
+
+MAX_DOCUMENT_SIZE: Final = 24 * 1024
+"""Bytes of a document: an event stays below a relay's 64 KiB even after escaping has doubled all of its quotes."""
+
+_ENCODER = msgspec.json.Encoder(order="sorted")
+
+
+class NotCanonical(Refused):
+    """The value or its bytes are outside the one allowed form."""
+
+    kind = "not-canonical"
+
+
+def canonical_bytes(document: Mapping[str, Any]) -> bytes:
+    """JCS of a document: sorted keys, no whitespace, minimal escapes, UTF-8.
+
+    Raises NotCanonical for floats, integers beyond 2^53-1, keys outside ASCII, lone surrogates and deep nesting.
+    """
+    _check(document, "$", 0)
+    try:
+        return _ENCODER.encode(document)
+    except UnicodeEncodeError as error:
+        raise NotCanonical("a text holds half of a surrogate pair") from error
+
+
+def parse_canonical(data: bytes, limit: int = MAX_DOCUMENT_SIZE) -> dict[str, Any]:
+    """A document from at most `limit` received bytes. Raises NotCanonical unless they are its one spelling."""
+    if len(data) > limit:
+        raise NotCanonical(f"{len(data)} bytes, more than the {limit} allowed")
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotCanonical(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise NotCanonical("not a JSON object")
+    if canonical_bytes(value) != data:
+        raise NotCanonical("the bytes are not RFC 8785's form of what they say", remedy="write the document with JCS")
+    return value
+
+
+def document_digest(document: Mapping[str, Any]) -> Digest:
+    """BLAKE3 of JCS(document without `proof`): signing twice gives the same digest, so it is not equivocation."""
+    unsigned = {key: value for key, value in document.items() if key != "proof"}
+    return Digest(blake3.blake3(canonical_bytes(unsigned)).hexdigest())
+
+
+def _check(value: object, path: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise NotCanonical(f"nested deeper than {MAX_DEPTH} levels", where=path[:200])
+    if value is None or isinstance(value, str | bool):
+        return
+    if isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise NotCanonical("an integer above 2^53-1", where=path[:200], remedy="write it as text")
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str) or not key.isascii():
+                raise NotCanonical("a key outside ASCII", where=path[:200])
+            _check(item, f"{path}.{key}", depth + 1)
+        return
+    if isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check(item, f"{path}[{index}]", depth + 1)
+        return
+    raise NotCanonical(f"a {type(value).__name__} has no place in a document", where=path[:200])

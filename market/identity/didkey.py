@@ -1,0 +1,93 @@
+"""did:key for Ed25519, and the multibase text of its keys (W3C did:key, Multikey).
+
+Guarantees one spelling per key: text that does not encode back to itself is refused. Knows no files and no roles.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import base58
+
+from market.errors import Refused
+
+_PUBLIC: Final = b"\xed\x01"  # multicodec ed25519-pub, as a varint
+_PRIVATE: Final = b"\x80\x26"  # multicodec ed25519-priv, as a varint
+_PREFIX: Final = "did:key:"
+
+MAX_KEY_TEXT: Final = 64
+"""Characters; 34 bytes are 48 in base58btc. Decoding base58 is quadratic, so the bound comes first."""
+
+
+class BadKey(Refused):
+    """A text that names no Ed25519 key."""
+
+    kind = "bad-key"
+
+
+def encode_public(key: bytes) -> str:
+    """`z6Mk...` of 32 raw bytes."""
+    return _encode(_PUBLIC, key)
+
+
+def encode_private(seed: bytes) -> str:
+    """`z3u2...` of a 32-byte seed; for key files only."""
+    return _encode(_PRIVATE, seed)
+
+
+@lru_cache(maxsize=4096)
+def decode_public(text: str) -> bytes:
+    """The 32 raw bytes of `z6Mk...`. Raises BadKey."""
+    return _decode(_PUBLIC, text)
+
+
+def decode_private(text: str) -> bytes:
+    """The 32-byte seed of `z3u2...`. Raises BadKey, which never quotes the text."""
+    return _decode(_PRIVATE, text)
+
+
+def did_of(key: bytes) -> str:
+    """The did:key of 32 raw public bytes."""
+    return _PREFIX + encode_public(key)
+
+
+def key_text(did: str) -> str:
+    """The bare `z6Mk...` of a did:key, which is what addresses (`d` tags) hold. Raises BadKey."""
+    if not did.startswith(_PREFIX):
+        raise BadKey(f"not a did:key: {did[:80]!r}", remedy="a publisher is did:key:z6Mk...")
+    text = did.removeprefix(_PREFIX)
+    decode_public(text)
+    return text
+
+
+def key_of(did: str) -> bytes:
+    """The inception key's 32 raw bytes. Raises BadKey."""
+    return decode_public(key_text(did))
+
+
+def is_did(text: str) -> bool:
+    """Whether the text is the did:key of an Ed25519 key."""
+    try:
+        key_text(text)
+    except BadKey:
+        return False
+    return True
+
+
+def _encode(codec: bytes, raw: bytes) -> str:
+    if len(raw) != 32:
+        raise BadKey(f"an Ed25519 key has 32 bytes, not {len(raw)}")
+    return "z" + base58.b58encode(codec + raw).decode("ascii")
+
+
+def _decode(codec: bytes, text: str) -> bytes:
+    if not 2 <= len(text) <= MAX_KEY_TEXT or text[0] != "z":
+        raise BadKey("not a multibase key", remedy="an Ed25519 public key begins with z6Mk")
+    try:
+        raw = base58.b58decode(text[1:])
+    except ValueError as error:
+        raise BadKey("not a base58 key") from error
+    if len(raw) != 34 or raw[:2] != codec or "z" + base58.b58encode(raw).decode("ascii") != text:
+        raise BadKey("not an Ed25519 key of the kind that belongs here")
+    return raw[2:]

@@ -1,0 +1,213 @@
+"""The private keys of one publisher or node, and what they sign.
+
+Guarantees that a document is signed only by a key to which the newest entry of the key history gives the role, and that
+no private byte appears in a message. Each key is a file of its own: `inception.key` and `next-root.key` can be taken
+offline after `create`, and everything that a running node needs still works.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from coincurve import PrivateKey as SchnorrKey
+from coincurve import PublicKeyXOnly
+from nacl.signing import SigningKey
+from pynostr.key import PrivateKey as NostrText
+from pynostr.key import PublicKey as NostrPublicText
+
+from apps.names import Digest
+from market.errors import EnvironmentLacks, Problem, Refused
+from market.identity.didkey import decode_private, did_of, encode_private
+from market.identity.forms import RelayText, strictly
+from market.identity.history import Folded, KeyHistory, Role, SignedEntry, identity_body
+from market.identity.ledger import Ledger
+from market.identity.private_files import NoSuchFile, read_private, require_private_folder, sync_folder, write_private
+from market.identity.proofs import add_proof
+
+INCEPTION: Final = "inception.key"
+NOSTR: Final = "nostr.key"
+HISTORY: Final = "history.json"
+_FILE_OF: Final[Mapping[Role, str]] = {
+    Role.ROOT: "next-root.key",
+    Role.RELEASE: "release.key",
+    Role.ONLINE: "online.key",
+}
+
+
+class KeyNotHere(Problem):
+    """The key for this role is not on this machine."""
+
+    kind = "key-not-here"
+
+
+class DamagedKey(Problem):
+    """A key file or the history beside it does not hold what it should."""
+
+    kind = "damaged-key"
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """One identity on disk: `did`, the Nostr key, the documents of its history, and the ledger of used numbers."""
+
+    folder: Path
+    history: KeyHistory
+    documents: tuple[dict[str, Any], ...]
+    """The identity documents, oldest first, as they are published."""
+    nostr_pubkey: str
+    """x-only public key, hex."""
+    ledger: Ledger
+    _nostr: SchnorrKey = field(repr=False)
+
+    @classmethod
+    def create(cls, folder: Path, *, now: float, relays: Sequence[str] = ()) -> Keyring:
+        """Make all keys and entry 0 in a new folder, whole or not at all. `now` is in Unix seconds.
+
+        Raises Refused when the folder exists already, EnvironmentLacks when the place can not be written.
+        """
+        if folder.exists():
+            raise Refused("there is an identity here already", where=str(folder), remedy="choose another --home")
+        strictly({"relays": list(relays)}, _Relays)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=".identity-", dir=folder.parent))
+        except OSError as error:
+            raise EnvironmentLacks(
+                f"can not be written: {error.strerror}", where=str(folder), remedy="choose another --home"
+            ) from error
+        try:
+            _write_new(staging, int(now), tuple(relays))
+            os.rename(staging, folder)  # rename(2): refuses a folder that came to be meanwhile and has files in it
+            sync_folder(folder.parent)
+        except OSError as error:
+            raise EnvironmentLacks(f"can not be written: {error.strerror}", where=str(folder)) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return cls.load(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Keyring:
+        """The identity in the folder. Raises LaxPermissions, NoSuchFile, DamagedKey."""
+        require_private_folder(folder)
+        documents = _read_history(folder / HISTORY)
+        first = SignedEntry.from_document(documents[0])
+        history = KeyHistory(first.entry.publisher)
+        for document in documents:
+            history, outcome = history.fold(SignedEntry.from_document(document))
+            if outcome is not Folded.ADDED:
+                raise DamagedKey(f"an entry of the history is {outcome.value}", where=str(folder / HISTORY))
+        secret = _nostr_secret(folder / NOSTR)
+        public = PublicKeyXOnly.from_secret(secret).format().hex()
+        return cls(folder, history, documents, public, Ledger(folder), SchnorrKey(secret))
+
+    @property
+    def did(self) -> str:
+        return self.history.did
+
+    @property
+    def npub(self) -> str:
+        """The Nostr key for people (NIP-19)."""
+        return str(NostrPublicText(bytes.fromhex(self.nostr_pubkey)).bech32())
+
+    @property
+    def current(self) -> SignedEntry:
+        """The newest entry of the key history: what documents are signed under."""
+        return self.history.entries[-1]
+
+    @property
+    def identity_digest(self) -> Digest:
+        return self.current.digest
+
+    def identity_document(self) -> dict[str, Any]:
+        """The newest identity document, signed."""
+        return self.documents[-1]
+
+    def sign(self, document: Mapping[str, Any], role: Role, *, now: float) -> dict[str, Any]:
+        """The document with a proof by this machine's key for the role; `now` in Unix seconds.
+
+        Raises KeyNotHere, LaxPermissions, DamagedKey, NotCanonical, or Refused for another publisher's document.
+        """
+        if document.get("publisher") != self.did or document.get("identity") != self.identity_digest.hex:
+            raise Refused("not a document of this identity's newest entry", where=str(document.get("type")))
+        return add_proof(document, self._seed(role), created=int(now))
+
+    def sign_schnorr(self, digest: bytes) -> bytes:
+        """64 bytes of BIP-340 signature over a 32-byte event id, by the Nostr key."""
+        return self._nostr.sign_schnorr(digest)
+
+    def reserve(self, kind: str, name: str, *, above: int = 0) -> int:
+        """Durably take the next seq or epoch for (kind, name) before signing. `above`: the highest known elsewhere."""
+        return self.ledger.reserve(kind, name, above=above)
+
+    def _seed(self, role: Role) -> bytes:
+        path = self.folder / _FILE_OF[role]
+        try:
+            seed = _ed25519_seed(path)
+        except NoSuchFile as error:
+            raise KeyNotHere(
+                f"the {role} key is not on this machine", where=str(path), remedy="sign where the key is kept"
+            ) from error
+        if not self.history.holds(SigningKey(seed).verify_key.encode(), role, self.current):
+            raise DamagedKey(f"this is not the {role} key of the newest history entry", where=str(path))
+        return seed
+
+
+class _Relays(msgspec.Struct, forbid_unknown_fields=True):
+    relays: tuple[RelayText, ...]
+
+
+def _write_new(folder: Path, made: int, relays: tuple[str, ...]) -> None:
+    inception = SigningKey.generate()
+    keys = {role: SigningKey.generate() for role in Role}
+    nostr = SchnorrKey()
+    body = identity_body(
+        did_of(inception.verify_key.encode()),
+        prev=None,
+        next_root=keys[Role.ROOT].verify_key.encode(),
+        release=(keys[Role.RELEASE].verify_key.encode(),),
+        online=(keys[Role.ONLINE].verify_key.encode(),),
+        nostr=(PublicKeyXOnly.from_secret(nostr.secret).format().hex(),),
+        relays=relays,
+        made=made,
+    )
+    document = add_proof(body, inception.encode(), created=made)
+    for name, key in ((INCEPTION, inception), *((_FILE_OF[role], key) for role, key in keys.items())):
+        write_private(folder / name, encode_private(key.encode()).encode() + b"\n")
+    write_private(folder / NOSTR, NostrText(nostr.secret).nsec.encode() + b"\n")
+    write_private(folder / HISTORY, msgspec.json.encode([document], order="sorted"))
+
+
+def _read_history(path: Path) -> tuple[dict[str, Any], ...]:
+    try:
+        documents = msgspec.json.decode(read_private(path), type=tuple[dict[str, Any], ...])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DamagedKey("not a key history", where=str(path), remedy="restore it from a backup") from error
+    if not documents:
+        raise DamagedKey("the key history is empty", where=str(path), remedy="restore it from a backup")
+    return documents
+
+
+def _ed25519_seed(path: Path) -> bytes:
+    try:
+        return decode_private(read_private(path).decode("ascii").strip())
+    except (Refused, UnicodeDecodeError) as error:
+        if isinstance(error, Refused) and error.kind != "bad-key":
+            raise
+        raise DamagedKey("not an Ed25519 key file", where=str(path), remedy="restore it from a backup") from None
+
+
+def _nostr_secret(path: Path) -> bytes:
+    try:
+        return bytes(NostrText.from_nsec(read_private(path).decode("ascii").strip()).raw_secret)
+    except (ValueError, TypeError, AttributeError, AssertionError):
+        # from None: pynostr's messages could quote the text, and the text is the key.
+        raise DamagedKey(
+            "not a Nostr key file (nsec1...)", where=str(path), remedy="restore it from a backup"
+        ) from None
