@@ -1,0 +1,1 @@
+"""The node's HTTP door: operations over the control socket, blobs over TCP."""

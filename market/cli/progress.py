@@ -1,0 +1,67 @@
+"""Progress on stderr: a bar on a terminal, a line per phase and per quarter elsewhere, nothing when asked to be quiet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from market.cli.text import safe, size_text
+
+
+class ProgressPrinter:
+    """Shows `{phase, text, done?, total?}` events as they come."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._quarter: dict[str, int] = {}
+        self._last = ""
+
+    def __enter__(self) -> Self:
+        if not self._quiet and sys.stderr.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            self._bars = Progress(*columns, console=Console(stderr=True))
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def show(self, event: Mapping[str, Any]) -> None:
+        """Take one event."""
+        if self._quiet:
+            return
+        phase, total = str(event.get("phase", "")), int(event.get("total") or 0)
+        if total and self._bars is not None:
+            task = self._tasks.get(phase)
+            if task is None:
+                task = self._tasks[phase] = self._bars.add_task(phase, total=total)
+            self._bars.update(task, completed=int(event.get("done") or 0), total=total)
+        elif total:
+            self._line_per_quarter(phase, int(event.get("done") or 0), total)
+        else:
+            self._line(f"{phase:<9} {safe(event.get('text', ''))}")
+
+    def _line_per_quarter(self, phase: str, done: int, total: int) -> None:
+        quarter = 4 * done // total
+        if quarter > self._quarter.get(phase, -1):
+            self._quarter[phase] = quarter
+            self._line(f"{phase:<9} {size_text(done)} of {size_text(total)}")
+
+    def _line(self, line: str) -> None:
+        if line != self._last:
+            self._last = line
+            if self._bars is not None:
+                self._bars.console.print(line, markup=False, highlight=False)
+            else:
+                click.echo(line, err=True)

@@ -1,0 +1,35 @@
+"""Words for a terminal: strangers' text made harmless, sizes and tables. Pure."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+_BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def safe(text: object) -> str:
+    """`text` with control and bidirectional characters escaped, so that no stranger drives the terminal (CWE-150)."""
+    return "".join(
+        f"\\u{{{ord(c):x}}}" if c in _BIDI or unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co") else c
+        for c in str(text)
+    )
+
+
+def size_text(count: int) -> str:
+    """Bytes for people, in IEC units: `64.0 MiB`."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns padded to their widest cell; every cell is made safe."""
+    cells = [[safe(cell) for cell in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in [header, *cells]]
+    return "\n".join(lines)
