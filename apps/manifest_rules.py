@@ -1,0 +1,234 @@
+"""What holds between the parts of a manifest: references that must resolve, names that must be unique.
+
+Works on the plain tree, before typing, so that these faults are told together with the schema's own. A part of the
+wrong shape is passed over here; the schema speaks of it. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from apps.manifest_errors import ManifestError, dotted
+from apps.manifest_values import parse_size
+
+Tree = Mapping[str, Any]
+
+
+def _mapping(tree: Tree, key: str) -> dict[str, Tree]:
+    value = tree.get(key)
+    if not isinstance(value, Mapping):
+        return {}
+    return {name: item for name, item in value.items() if isinstance(name, str) and isinstance(item, Mapping)}
+
+
+def _listed(tree: Tree, key: str) -> list[tuple[int, Tree]]:
+    value = tree.get(key)
+    return [(i, item) for i, item in enumerate(value) if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def _words(tree: Tree, key: str) -> list[str]:
+    value = tree.get(key)
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _names(tree: Tree, key: str, field: str = "name") -> list[str]:
+    return [str(item[field]) for _, item in _listed(tree, key) if field in item]
+
+
+def _choose(names: object) -> str:
+    known = ", ".join(sorted(str(name) for name in names)) if isinstance(names, list | set | dict) else ""
+    return f"declared are {known}" if known else "none is declared"
+
+
+def rules(tree: Tree) -> Iterator[ManifestError]:
+    """Every fault between the parts."""
+    containers = _mapping(tree, "containers")
+    yield from _counts(tree, containers)
+    for name, container in containers.items():
+        yield from _container(tree, containers, name, container)
+    for name, companion in _mapping(tree, "companions").items():
+        yield from _one_of(companion, ("companions", name), "image", "build")
+        yield from _refers(companion, "serves", ("companions", name), containers, "container")
+    yield from _cycle(containers)
+    yield from _host_ports(containers)
+    yield from _exclusive(containers)
+    yield from _top_level(tree, containers)
+
+
+def _counts(tree: Tree, containers: Mapping[str, Tree]) -> Iterator[ManifestError]:
+    if isinstance(tree.get("containers"), Mapping) and not 1 <= len(tree["containers"]) <= 32:
+        yield ManifestError("containers", f"{len(containers)} containers", "an app has 1 to 32 containers")
+    for key, most in (("volumes", 64), ("settings", 128), ("files", 1024), ("categories", 8), ("interfaces", 32)):
+        value = tree.get(key)
+        if isinstance(value, list | Mapping) and len(value) > most:
+            yield ManifestError(key, f"{len(value)} entries", f"at most {most}")
+    for key, field in (("generated_secrets", "name"), ("settings", "name"), ("interfaces", "id"), ("exports", "name")):
+        yield from _unique(tree, key, field, ())
+
+
+def _unique(tree: Tree, key: str, field: str, at: tuple[str | int, ...]) -> Iterator[ManifestError]:
+    seen: set[str] = set()
+    for index, item in _listed(tree, key):
+        value = str(item.get(field))
+        if field in item and value in seen:
+            yield ManifestError(dotted((*at, key, index, field)), f"{value} appears twice", "names are unique here")
+        seen.add(value)
+
+
+def _one_of(tree: Tree, at: tuple[str | int, ...], *keys: str) -> Iterator[ManifestError]:
+    if sum(key in tree for key in keys) != 1:
+        listed = f"{', '.join(keys[:-1])} and {keys[-1]}"
+        yield ManifestError(dotted(at), f"exactly one of {listed} is needed", f"write one of {listed}")
+
+
+def _refers(
+    tree: Tree, key: str, at: tuple[str | int, ...], known: Mapping[str, Any] | list[str], what: str
+) -> Iterator[ManifestError]:
+    value = tree.get(key)
+    if isinstance(value, str) and value not in known:
+        yield ManifestError(dotted((*at, key)), f"no {what} {value[:60]!a}", _choose(list(known)))
+
+
+def _container(tree: Tree, containers: Mapping[str, Tree], name: str, container: Tree) -> Iterator[ManifestError]:
+    at: tuple[str | int, ...] = ("containers", name)
+    yield from _one_of(container, at, "image", "build")  # R-MF1
+    yield from _unique(container, "ports", "name", at)
+    for index, need in enumerate(_words(container, "needs")):
+        if need not in containers:
+            yield ManifestError(dotted((*at, "needs", index)), f"no container {need[:60]!a}", _choose(containers))
+    secrets = _names(tree, "generated_secrets")
+    for index, use in _listed(container, "secrets"):
+        here = (*at, "secrets", index)
+        yield from _refers(use, "name", here, secrets, "generated secret")
+        yield from _one_of(use, here, "file", "env")
+    volumes = _mapping(tree, "volumes")
+    paths: set[str] = set()
+    for index, mount in _listed(container, "mounts"):
+        yield from _refers(mount, "volume", (*at, "mounts", index), volumes, "volume")
+        path = str(mount.get("path"))
+        if path in paths:
+            yield ManifestError(dotted((*at, "mounts", index, "path")), "mounted twice", "one volume per path")
+        paths.add(path)
+    yield from _environment(tree, at, container)
+    if isinstance(container.get("health"), Mapping):
+        yield from _health(container, (*at, "health"), container["health"])
+
+
+def _environment(tree: Tree, at: tuple[str | int, ...], container: Tree) -> Iterator[ManifestError]:
+    environment = container.get("environment")
+    taken = set(environment) if isinstance(environment, Mapping) else set()
+    for index, use in _listed(container, "secrets"):
+        if isinstance(use.get("env"), str) and use["env"] in taken:
+            path = dotted((*at, "secrets", index, "env"))
+            yield ManifestError(path, f"{use['env'][:60]} is also in environment", "keep one of them")
+    for index, setting in _listed(tree, "settings"):
+        mapped = setting.get("env")
+        variable = mapped.get(at[-1]) if isinstance(mapped, Mapping) else None
+        if isinstance(variable, str) and variable in taken:
+            path = dotted(("settings", index, "env", at[-1]))
+            yield ManifestError(path, f"{variable[:60]} is also in the container's environment", "keep one of them")
+
+
+def _health(container: Tree, at: tuple[str | int, ...], health: Tree) -> Iterator[ManifestError]:
+    yield from _one_of(health, at, "http", "tcp", "cmd")
+    ports = _names(container, "ports")
+    for kind in ("http", "tcp"):
+        check = health.get(kind)
+        port = check.get("port") if isinstance(check, Mapping) else None
+        if isinstance(port, str) and not port.isdigit() and port not in ports:
+            yield ManifestError(dotted((*at, kind, "port")), f"no port {port[:60]!a}", _choose(ports))
+
+
+def _cycle(containers: Mapping[str, Tree]) -> Iterator[ManifestError]:
+    done: set[str] = set()
+    while ready := {
+        name
+        for name, container in containers.items()
+        if name not in done and {need for need in _words(container, "needs") if need in containers} <= done
+    }:
+        done |= ready
+    if stuck := sorted(set(containers) - done):
+        yield ManifestError(
+            dotted(("containers", stuck[0], "needs")),
+            f"the needs of {', '.join(stuck)} run in a circle",
+            "remove one of them, so that something can start first",
+        )
+
+
+def _host_ports(containers: Mapping[str, Tree]) -> Iterator[ManifestError]:
+    owners: dict[tuple[str, str], str] = {}
+    for name, container in containers.items():
+        for index, port in _listed(container, "ports"):
+            host = str(port.get("host", ""))
+            if not host.isdigit():
+                continue
+            key = (host, str(port.get("protocol", "tcp")))
+            at = dotted(("containers", name, "ports", index, "host"))
+            if key in owners:  # R-ST9
+                yield ManifestError(at, f"host port {host} is already {owners[key]}", "one host port has one owner")
+            owners.setdefault(key, at)
+
+
+def _exclusive(containers: Mapping[str, Tree]) -> Iterator[ManifestError]:
+    uses: dict[str, list[tuple[str, bool]]] = {}
+    for name, container in containers.items():
+        for index, mount in _listed(container, "mounts"):
+            exclusive = mount.get("exclusive") in (True, "true")
+            path = dotted(("containers", name, "mounts", index))
+            uses.setdefault(str(mount.get("volume")), []).append((path, exclusive))
+    for volume, found in uses.items():
+        if len(found) > 1 and any(exclusive for _, exclusive in found):  # R-ST9
+            both = " and ".join(path for path, _ in found)
+            remedy = "mount it in one container, or remove exclusive"
+            yield ManifestError(found[-1][0], f"exclusive volume {volume[:60]} is mounted by {both}", remedy)
+
+
+def _top_level(tree: Tree, containers: Mapping[str, Tree]) -> Iterator[ManifestError]:
+    ports = [port for container in containers.values() for port in _names(container, "ports")]
+    for index, interface in _listed(tree, "interfaces"):
+        yield from _refers(interface, "port", ("interfaces", index), ports, "port")
+        if (count := ports.count(str(interface.get("port")))) > 1:
+            path = dotted(("interfaces", index, "port"))
+            yield ManifestError(
+                path, f"{count} containers have a port of this name", "give their ports different names"
+            )
+    secrets, settings = _names(tree, "generated_secrets"), _names(tree, "settings")
+    for index, export in _listed(tree, "exports"):
+        at = ("exports", index)
+        yield from _refers(export, "port", at, ports, "port")
+        yield from _refers(export, "secret", at, secrets, "generated secret")
+        yield from _refers(export, "setting", at, settings, "setting")
+    for index, setting in _listed(tree, "settings"):
+        for name in setting["env"] if isinstance(setting.get("env"), Mapping) else ():
+            if name not in containers:
+                path = dotted(("settings", index, "env", str(name)))
+                yield ManifestError(path, f"no container {str(name)[:60]!a}", _choose(dict(containers)))
+    yield from _defaults(tree)
+    hooks = tree.get("hooks")
+    for index, hook in _listed(hooks if isinstance(hooks, Mapping) else {}, "post_install"):
+        yield from _one_of(hook, ("hooks", "post_install", index), "copy_from_host", "exec")
+        if isinstance(hook.get("exec"), Mapping):
+            at_exec = ("hooks", "post_install", index, "exec")
+            yield from _refers(hook["exec"], "in", at_exec, containers, "container")
+    for name, volume in _mapping(tree, "volumes").items():
+        backup = volume.get("backup")
+        dump = backup.get("dump") if isinstance(backup, Mapping) else None
+        if isinstance(dump, Mapping):
+            yield from _refers(dump, "in", ("volumes", name, "backup", "dump"), containers, "container")
+
+
+_DEFAULTS = {"number": re.compile(r"-?(0|[1-9][0-9]{0,14})"), "truth": re.compile(r"true|false")}
+
+
+def _defaults(tree: Tree) -> Iterator[ManifestError]:
+    for index, setting in _listed(tree, "settings"):
+        kind, default = setting.get("type", "text"), setting.get("default")
+        if not isinstance(kind, str) or not isinstance(default, str):
+            continue
+        pattern = _DEFAULTS.get(kind)
+        if (pattern and not pattern.fullmatch(default)) or (kind == "size" and parse_size(default) is None):
+            path = dotted(("settings", index, "default"))
+            right = {"number": "write a whole number", "truth": "write true or false", "size": "write a size: 4GiB"}
+            yield ManifestError(path, f"not a {kind}: {default[:60]!a}", right[kind])
