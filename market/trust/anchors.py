@@ -1,0 +1,208 @@
+"""The people and publishers whom the operator names: where all trust starts.
+
+Guarantees that the file is 0600, replaced whole or not at all, and that a damaged one is a fault and never
+"no anchors". Refuses to know the graph, and never repeats a secret key that was pasted by mistake.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from coincurve import PublicKeyXOnly
+from pynostr import bech32
+
+from market.errors import Problem, UsageProblem
+from market.identity import didkey
+
+MAX_ANCHORS: Final = 1_000
+"""More than anybody vouches for by hand, and a follow list is imported as follows rather than as anchors."""
+
+MAX_WEIGHT: Final = 100
+"""Anchors differ by two orders of magnitude at most; integers leave no room for NaN."""
+
+MAX_LABEL: Final = 100
+"""Characters: one line of a terminal."""
+
+MAX_FILE: Final = MAX_ANCHORS * 1024
+"""Bytes read of an anchor file: a DID, a label and a weight take under 1 KiB."""
+
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+
+
+class NotAPerson(UsageProblem):
+    """The text names nobody: neither an npub, nor a Nostr key in hex, nor an Ed25519 did:key."""
+
+    kind: ClassVar[str] = "not-a-person"
+
+
+class UnknownAnchor(UsageProblem):
+    """There is no such anchor to remove."""
+
+    kind: ClassVar[str] = "unknown-anchor"
+
+
+class DamagedAnchors(Problem):
+    """The anchor file can not be read as one. Nothing is trusted from it."""
+
+    kind: ClassVar[str] = "damaged-anchors"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Anchor:
+    """One person, as `market.model.Attestation.voter` names people, with a label and an integer share 1..100."""
+
+    person: str
+    label: str = ""
+    weight: int = 1
+
+    def __post_init__(self) -> None:
+        if type(self.weight) is not int or not 1 <= self.weight <= MAX_WEIGHT:
+            raise UsageProblem(f"an anchor's weight is 1 to {MAX_WEIGHT}, not {self.weight}", where=self.person)
+        if len(self.label) > MAX_LABEL or not (self.label.isprintable() or not self.label):
+            raise UsageProblem(f"a label is at most {MAX_LABEL} printable characters", where=self.person)
+
+    def to_json(self) -> dict[str, str | int]:
+        return {"who": self.person, "label": self.label, "weight": self.weight}
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """The anchors as a value, sorted by person, each person once (the last one given counts)."""
+
+    entries: tuple[Anchor, ...] = ()
+
+    @classmethod
+    def of(cls, people: Iterable[str | Anchor]) -> Anchors:
+        """From texts or anchors. Raises NotAPerson, and UsageProblem above MAX_ANCHORS."""
+        anchors = (entry if isinstance(entry, Anchor) else Anchor(person_id(entry)) for entry in people)
+        by_person = {anchor.person: anchor for anchor in anchors}
+        if len(by_person) > MAX_ANCHORS:
+            raise UsageProblem(f"more than {MAX_ANCHORS} anchors", remedy="import a follow list instead")
+        return cls(tuple(sorted(by_person.values())))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def person_id(text: str) -> str:
+    """`nostr:<hex>` or `did:key:z...` from an npub (NIP-19), 64 hex digits or a did:key. Raises NotAPerson."""
+    word = text.strip()
+    if word.lower().startswith("nsec1"):
+        raise NotAPerson("that is a secret key", remedy="name people by their npub; treat that key as disclosed")
+    if word.startswith("did:key:"):
+        return _ed25519_did(word)
+    raw = word.removeprefix("nostr:")
+    if raw.lower().startswith("npub1"):
+        return f"nostr:{_x_only(_npub_bytes(raw), raw)}"
+    if _HEX64.fullmatch(raw.lower()):
+        return f"nostr:{_x_only(bytes.fromhex(raw), raw)}"
+    raise NotAPerson(f"not a person: {word[:80]!r}", remedy="give an npub1..., 64 hex digits or a did:key:z6Mk...")
+
+
+def _npub_bytes(npub: str) -> bytes:
+    prefix, words, spec = bech32.bech32_decode(npub)
+    # NIP-19: bech32, not bech32m.
+    if prefix != "npub" or words is None or spec is not bech32.Encoding.BECH32:
+        raise NotAPerson(f"not an npub: {npub[:80]!r}", remedy="its checksum does not match; copy it again")
+    raw = bech32.convertbits(words, 5, 8, False)
+    if raw is None or len(raw) != 32:
+        raise NotAPerson(f"not an npub: {npub[:80]!r}", remedy="an npub holds 32 bytes")
+    return bytes(raw)
+
+
+def _x_only(raw: bytes, shown: str) -> str:
+    """BIP-340: half of all 32-byte strings are no key; such an anchor could never speak."""
+    try:
+        PublicKeyXOnly(raw)
+    except ValueError as error:
+        raise NotAPerson(f"not a Nostr key: {shown[:80]!r}", remedy="copy it again") from error
+    return raw.hex()
+
+
+def _ed25519_did(did: str) -> str:
+    try:
+        didkey.key_text(did)
+    except didkey.BadKey as error:
+        raise NotAPerson(f"not an Ed25519 did:key: {did[:80]!r}", remedy="it starts with did:key:z6Mk") from error
+    return did
+
+
+class AnchorBook:
+    """The anchors in a file. Every change rewrites it: temporary file, fsync, rename, fsync of the folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> Anchors:
+        """The anchors; none when there is no file yet. Raises DamagedAnchors."""
+        try:
+            with self.path.open("rb") as file:
+                raw = file.read(MAX_FILE + 1)
+        except FileNotFoundError:
+            return Anchors()
+        if len(raw) > MAX_FILE:
+            raise self._damaged("it is too long")
+        try:
+            return Anchors.of(_entries(json.loads(raw)))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise self._damaged("it is not the JSON this node writes") from error
+        except UsageProblem as error:
+            raise self._damaged(str(error)) from error
+
+    def list(self) -> tuple[Anchor, ...]:
+        return self.load().entries
+
+    def add(self, text: str, *, label: str = "", weight: int = 1) -> Anchor:
+        """Adds or replaces one anchor. Raises NotAPerson, UsageProblem, DamagedAnchors."""
+        anchor = Anchor(person_id(text), label, weight)
+        self._save(Anchors.of((*self.load().entries, anchor)))
+        return anchor
+
+    def remove(self, text: str) -> Anchor:
+        """Raises UnknownAnchor, NotAPerson, DamagedAnchors."""
+        person, entries = person_id(text), self.load().entries
+        gone = next((entry for entry in entries if entry.person == person), None)
+        if gone is None:
+            raise UnknownAnchor(f"no such anchor: {person}", remedy="`archy trust anchor list` shows them")
+        self._save(Anchors(tuple(entry for entry in entries if entry is not gone)))
+        return gone
+
+    def _save(self, anchors: Anchors) -> None:
+        body = {"schema": 1, "anchors": [anchor.to_json() for anchor in anchors.entries]}
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # mkstemp makes the file 0600 from its first moment on.
+        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(body, file, indent=1, ensure_ascii=False)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(self.path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _damaged(self, why: str) -> DamagedAnchors:
+        return DamagedAnchors(
+            f"the anchor file can not be used: {why}", where=str(self.path), remedy="move it aside and add them again"
+        )
+
+
+def _entries(body: Any) -> Iterable[Anchor]:
+    if body["schema"] != 1:
+        raise ValueError("an unknown schema")
+    for entry in body["anchors"]:
+        yield Anchor(person_id(entry["who"]), entry["label"], entry["weight"])
