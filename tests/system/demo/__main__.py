@@ -19,7 +19,7 @@ from typing import IO, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from tests.system.demo.direct import why_not_directly
-from tests.system.lab import LabUnavailable, Node, ensure_base
+from tests.system.lab import LabUnavailable, boot_node, ensure_base
 
 CAST_SECONDS: Final = 900.0
 RESULT_IN_NODE: Final = "/home/op/demo-result.json"
@@ -52,7 +52,7 @@ def directly(once: bool, as_json: bool, began: float) -> int:
     with tempfile.TemporaryDirectory(prefix="archy-demo-") as folder:
         result = Path(folder) / "result.json"
         argv = [sys.executable, "-m", "tests.system.demo.cast", "--result", str(result), "--stay"]
-        cast = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        cast = subprocess.Popen(argv, stdout=subprocess.PIPE)
         try:
             return watch(cast, result.read_text, lambda url: url, once, as_json, began, 0.0)
         finally:
@@ -64,14 +64,14 @@ def in_lab(once: bool, as_json: bool, began: float) -> int:
     """Build the lab's base if need be, boot a node and play as its ordinary user `op`."""
     base = ensure_base(tell)
     setup = time.monotonic()
-    with Node.boot(base, "demo") as node:
+    with boot_node(base, "demo") as node:
         booted = time.monotonic()
         tell(f"a node is up in {booted - setup:.1f} s, at {node.address}")
         argv = ["archy-python", "-m", "tests.system.demo.cast", "--result", RESULT_IN_NODE, "--stay"]
-        cast = node.popen(argv, user="op", stdout=subprocess.PIPE, text=True)
+        cast = node.popen(argv, user="op", stdout=subprocess.PIPE)
         try:
             return watch(
-                cast,
+                cast.popen,
                 lambda: node.read(RESULT_IN_NODE).decode(),
                 lambda url: seen_from_outside(url, node.address),
                 once,
@@ -80,11 +80,11 @@ def in_lab(once: bool, as_json: bool, began: float) -> int:
                 booted - began,
             )
         finally:
-            cast.terminate()
+            cast.kill()
 
 
 def watch(
-    cast: subprocess.Popen[str],
+    cast: subprocess.Popen[bytes],
     read_result: Callable[[], str],
     outside: Callable[[str], str],
     once: bool,
@@ -101,7 +101,11 @@ def watch(
     with urllib.request.urlopen(facts["url"], timeout=10) as answer:
         facts["http_status"] = answer.status
         body = answer.read(64 * 1024).decode(errors="replace")
-    facts["seconds"] = {"setup": round(setup_seconds, 3), **facts["seconds"], "total": round(time.monotonic() - began, 3)}
+    facts["seconds"] = {
+        "setup": round(setup_seconds, 3),
+        **facts["seconds"],
+        "total": round(time.monotonic() - began, 3),
+    }
     summary(facts, body)
     if as_json:
         print(json.dumps(facts), flush=True)
@@ -111,9 +115,9 @@ def watch(
     return 0 if facts["http_status"] == 200 else 1
 
 
-def told_ready(stream: IO[str]) -> bool:
+def told_ready(stream: IO[bytes]) -> bool:
     """True once the cast says that it is ready; False when it ends without."""
-    return any(line.strip() == "ready" for line in stream)
+    return any(line.strip() == b"ready" for line in stream)
 
 
 def summary(facts: dict[str, Any], body: str) -> None:
