@@ -1,0 +1,115 @@
+"""What a fetch tells while it runs and when it is done. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from market.model import BlobRef
+from market.swarm.sources import Source, SourceKind
+
+
+@dataclass(frozen=True, slots=True)
+class FetchProgress:
+    """Where a fetch stands: verified bytes (those of earlier attempts included), total bytes, bytes per second."""
+
+    ref: BlobRef
+    done: int
+    total: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """What one source did. `used` bytes were verified and kept; `wasted` came and were not needed or not right."""
+
+    source: Source
+    used: int = 0
+    wasted: int = 0
+    banned: str | None = None
+    """Why it is banned; an origin never is."""
+    faults: tuple[str, ...] = ()
+    """Its last faults, oldest first."""
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "url": self.source.url,
+            "kind": self.source.kind.value,
+            "bytes": self.used,
+            "wasted": self.wasted,
+            "banned": self.banned,
+            "faults": list(self.faults),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FetchReport:
+    """The outcome of one fetch, or (by `+`) of several from the same sources. The piece list's bytes count too."""
+
+    seconds: float = 0.0
+    already_present: int = 0
+    """Bytes of blobs that were complete before."""
+    resumed: int = 0
+    """Verified bytes that an earlier attempt had left."""
+    sources: tuple[SourceReport, ...] = ()
+    fetched: int = field(init=False)
+    """Verified bytes that came over the network."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fetched", sum(source.used for source in self.sources))
+
+    @property
+    def bytes_by_source(self) -> Mapping[str, int]:
+        """URL -> verified bytes."""
+        return {report.source.url: report.used for report in self.sources}
+
+    @property
+    def bytes_by_kind(self) -> Mapping[SourceKind, int]:
+        return {kind: sum(report.used for report in self.sources if report.source.kind is kind) for kind in SourceKind}
+
+    @property
+    def wasted(self) -> int:
+        return sum(report.wasted for report in self.sources)
+
+    @property
+    def banned(self) -> Mapping[str, str]:
+        """URL -> reason."""
+        return {report.source.url: report.banned for report in self.sources if report.banned is not None}
+
+    def __add__(self, other: FetchReport) -> FetchReport:
+        """One after the other: everything adds up."""
+        merged = {report.source: report for report in self.sources}
+        for report in other.sources:
+            merged[report.source] = _joined(merged.get(report.source), report)
+        return FetchReport(
+            self.seconds + other.seconds,
+            self.already_present + other.already_present,
+            self.resumed + other.resumed,
+            tuple(merged.values()),
+        )
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "seconds": self.seconds,
+            "already_present": self.already_present,
+            "resumed": self.resumed,
+            "fetched": self.fetched,
+            "wasted": self.wasted,
+            "sources": [report.to_json() for report in self.sources],
+        }
+
+
+MAX_FAULTS = 8
+"""Faults remembered per source: enough to see a pattern, whatever a hostile source does."""
+
+
+def _joined(one: SourceReport | None, other: SourceReport) -> SourceReport:
+    if one is None:
+        return other
+    return SourceReport(
+        one.source,
+        one.used + other.used,
+        one.wasted + other.wasted,
+        one.banned or other.banned,
+        (one.faults + other.faults)[-MAX_FAULTS:],
+    )

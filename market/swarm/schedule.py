@@ -1,0 +1,360 @@
+"""Who fetches which piece of one blob next. Pure: sources' states and `now` in, assignments out.
+
+Guarantees, whatever sources do: a verified piece is never assigned; a piece has at most two owners; while anything is
+missing and an origin is ready, an origin owns something; one bad piece bans a peer, nothing bans an origin; if one
+source works, the blob completes, and if none does, `stuck` says so after a bounded number of attempts.
+It never asks what time it is, and knows nothing of bytes, sockets and threads. Seconds are monotonic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from market.swarm.errors import FaultKind
+from market.swarm.pieces import PieceTable
+from market.swarm.sources import SourceKind
+
+SPAN_SECONDS: Final = 0.25
+"""A span is what its source brings in this time: long enough to hide a request, short enough to change one's mind."""
+SPAN_LATENCIES: Final = 10
+"""... or in this many times its time to first byte, so that a far source is not idle between requests."""
+MAX_SPAN_BYTES: Final = 16 * 1024 * 1024
+FIRST_ORIGIN_SPAN_BYTES: Final = 4 * 1024 * 1024
+"""An origin of unknown rate starts with this; a peer of unknown rate with one piece, which is all it can spoil."""
+EWMA: Final = 0.3
+TAKEOVER: Final = 0.8
+"""An owner is joined by a source whose own estimate is under this share of the owner's."""
+MAX_OWNERS: Final = 2
+PEER_ERRORS: Final = 3
+"""Transport errors after which a peer is dropped for this blob."""
+ORIGIN_ERRORS: Final = 6
+"""Faults in a row, without a verified piece between, after which an origin no longer counts as hope."""
+ORIGIN_LACKS: Final = 3
+"""An origin's "not found" counts as much as this many faults: it may be deploying, but it did answer."""
+ORIGIN_CORRUPT: Final = 8
+"""Bad pieces in one blob after which an origin no longer counts as hope."""
+BACKOFF_SECONDS: Final = 0.25
+BACKOFF_LIMIT: Final = 8.0
+HEDGE_SECONDS: Final = 0.3
+"""How long a peer waits for an origin of unknown latency before it fetches the same single piece."""
+RECHECK_SECONDS: Final = 0.05
+"""How soon an idle source looks again whether an owner has fallen behind."""
+MIN_SAMPLE_BYTES: Final = 256 * 1024
+"""What a lease must have brought for its rate to mean anything: less than this fits into socket buffers."""
+GUESSED_RATE: Final = 1024 * 1024.0
+"""Bytes per second of a source nobody has met, for estimates only."""
+
+
+@dataclass(slots=True)
+class Quality:
+    """What is known of a source across blobs. Rates are bytes per second, latencies seconds; None is unknown."""
+
+    rate: float | None = None
+    latency: float | None = None
+    deviation: float = 0.0
+
+    def saw_latency(self, seconds: float) -> None:
+        if self.latency is None:
+            self.latency, self.deviation = seconds, seconds / 2
+        else:
+            self.deviation += EWMA * (abs(seconds - self.latency) - self.deviation)
+            self.latency += EWMA * (seconds - self.latency)
+
+    def saw_rate(self, rate: float) -> None:
+        self.rate = rate if self.rate is None else self.rate + EWMA * (rate - self.rate)
+
+    def saw_fault(self) -> None:
+        if self.rate is not None:
+            self.rate /= 2
+
+    @property
+    def hedge_after(self) -> float:
+        """About the 95th percentile of the time to first byte: the mean and two mean deviations."""
+        return HEDGE_SECONDS if self.latency is None else self.latency + 2 * self.deviation
+
+    def seconds_for(self, size: int) -> float:
+        """Estimated time to bring `size` bytes, from the request on."""
+        return (self.latency or 0.0) + size / (self.rate or GUESSED_RATE)
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """One source's right to fetch the pieces start..end-1, in order. `end` may shrink while it runs."""
+
+    source: int
+    start: int
+    end: int
+    begun: float
+    next: int
+    first_byte: float | None = None
+    last_byte: float = 0.0
+    received: int = 0
+    """Bytes of this lease."""
+    in_piece: int = 0
+    """Bytes of the piece `next`."""
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing for this source now: ask again at `until`, or when another lease ends."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Nothing for this source any more: the blob is complete, or the source is out."""
+
+
+@dataclass(slots=True)
+class SourceState:
+    """One source within one blob."""
+
+    kind: SourceKind
+    quality: Quality
+    errors: int = 0
+    corrupt: int = 0
+    ready_at: float = 0.0
+    out: bool = False
+    whole_only: bool = False
+    """It knows no ranges: a request always brings the blob from its first byte on."""
+    lease: Lease | None = None
+
+    @property
+    def hopeless(self) -> bool:
+        if self.kind is SourceKind.PEER:
+            return self.out
+        return self.out or self.errors >= ORIGIN_ERRORS or self.corrupt >= ORIGIN_CORRUPT
+
+
+_FREE, _OWNED, _VERIFIED = 0, 1, 2
+
+
+@dataclass(slots=True)
+class Schedule:
+    """The state machine of one blob's fetch. Sources are numbered as given."""
+
+    table: PieceTable
+    sources: Sequence[SourceState]
+    _state: bytearray = field(init=False)
+    _owners: dict[int, list[Lease]] = field(init=False, default_factory=dict)
+    _missing: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._state = bytearray(self.table.count)
+        self._missing = self.table.count
+
+    # --- questions
+
+    @property
+    def complete(self) -> bool:
+        return self._missing == 0
+
+    @property
+    def stuck(self) -> bool:
+        """No source is left that could bring what is missing."""
+        return not self.complete and all(source.hopeless for source in self.sources)
+
+    def owners(self, index: int) -> tuple[int, ...]:
+        return tuple(lease.source for lease in self._owners.get(index, ()))
+
+    def wants(self, lease: Lease) -> bool:
+        """Whether the piece `lease.next` is still this lease's to fetch."""
+        return not lease.revoked and lease.next < lease.end and self._state[lease.next] != _VERIFIED
+
+    # --- what happened
+
+    def already(self, pieces: Iterable[int]) -> None:
+        """Pieces that were verified before this fetch began."""
+        for index in pieces:
+            self._verify(index)
+
+    def received(self, lease: Lease, size: int, now: float) -> bool:
+        """Bytes came. False if the lease was taken away or its piece has come from elsewhere."""
+        if lease.first_byte is None:
+            lease.first_byte = now
+            self.sources[lease.source].quality.saw_latency(now - lease.begun)
+        lease.last_byte = now
+        lease.received += size
+        lease.in_piece += size
+        return not lease.revoked and self._state[lease.next] != _VERIFIED
+
+    def verified(self, lease: Lease) -> bool:
+        """The piece `lease.next` verified and is stored. False if it already was: these bytes were wasted."""
+        source = self.sources[lease.source]
+        if source.kind is SourceKind.ORIGIN:
+            source.errors = 0
+        others = [other for other in self._owners.get(lease.next, ()) if other is not lease]
+        first = self._verify(lease.next)
+        for other in others:
+            self._revoke(other)  # it may be stalled in this piece: what it holds beyond is free at once
+        lease.next += 1
+        lease.in_piece = 0
+        return first
+
+    def ended(self, lease: Lease, now: float) -> None:
+        """The lease is over, in peace: what it did not bring is free again."""
+        self._release(lease)
+        source = self.sources[lease.source]
+        if lease.first_byte is not None and lease.received >= MIN_SAMPLE_BYTES:
+            elapsed = now - lease.first_byte
+            if elapsed > 0:
+                source.quality.saw_rate(lease.received / elapsed)
+
+    def failed(self, lease: Lease, fault: FaultKind, now: float) -> None:
+        """The lease is over because its source failed."""
+        self._release(lease)
+        source = self.sources[lease.source]
+        source.quality.saw_fault()
+        source.errors += ORIGIN_LACKS if fault is FaultKind.LACKS else 1
+        source.ready_at = now + min(BACKOFF_LIMIT, BACKOFF_SECONDS * 2.0 ** min(source.errors - 1, 16))
+        if fault is FaultKind.CORRUPT:
+            source.corrupt += 1
+        if fault is FaultKind.REFUSED:
+            source.out = True  # policy says the same the next time, also for an origin
+        elif source.kind is SourceKind.PEER:
+            source.out = fault is not FaultKind.TRANSPORT or source.errors >= PEER_ERRORS
+
+    # --- what to do
+
+    def next(self, number: int, now: float) -> Lease | Wait | Leave:
+        """What the source `number`, which is idle, does next."""
+        source = self.sources[number]
+        if self.complete or source.out or self.stuck:
+            return Leave()
+        if now < source.ready_at:
+            return Wait(source.ready_at)
+        span = self._free_span(source)
+        if span is None and (thief_span := self._split(source, now)) is not None:
+            span = thief_span
+        if span is None:
+            span = self._join(source, now)
+        if span is None:
+            return Wait(now + RECHECK_SECONDS)
+        return self._grant(number, span, now)
+
+    def _free_span(self, source: SourceState) -> tuple[int, int] | None:
+        start = self._state.find(_FREE)
+        if start < 0:
+            return None
+        limit = self.table.count if source.whole_only else start + self._span_pieces(source)
+        end = start + 1
+        while end < min(limit, self.table.count) and self._state[end] == _FREE:
+            end += 1
+        return start, end
+
+    def _span_pieces(self, source: SourceState) -> int:
+        quality = source.quality
+        if quality.rate is None:
+            size = FIRST_ORIGIN_SPAN_BYTES if source.kind is SourceKind.ORIGIN else 1.0
+        else:
+            size = quality.rate * max(SPAN_SECONDS, SPAN_LATENCIES * (quality.latency or 0.0))
+        return max(1, int(min(size, MAX_SPAN_BYTES)) // self.table.piece_size)
+
+    def _split(self, source: SourceState, now: float) -> tuple[int, int] | None:
+        """Take the tail of the span that would end last; its owner keeps at least the piece it is in."""
+        candidates = [lease for lease in self._running() if lease.end - lease.next > 1]
+        if not candidates:
+            return None
+        worst = max(candidates, key=lambda lease: self._remaining(lease, now))
+        mine = source.quality.rate or GUESSED_RATE
+        theirs = self._rate(worst, now)
+        behind = worst.end - worst.next - 1
+        take = max(1, min(behind, round(behind * mine / (mine + theirs)), self._span_pieces(source)))
+        start, end = worst.end - take, worst.end
+        size = self.table.span_bytes(start, end)
+        if source.quality.seconds_for(size) >= TAKEOVER * self._remaining(worst, now) and not self._must_own(source):
+            return None
+        worst.end = start
+        for index in range(start, end):
+            self._disown(worst, index)
+        return start, end
+
+    def _join(self, source: SourceState, now: float) -> tuple[int, int] | None:
+        """Fetch a piece that somebody is fetching already, where this source would have it first."""
+        must = self._must_own(source)
+        running = sorted(self._running(), key=lambda lease: self._remaining(lease, now), reverse=True)
+        for lease in running:
+            index = lease.next
+            own = source.quality.seconds_for(self.table.length(index))
+            late = lease.first_byte is not None or now - lease.begun >= self._hedge_after(lease)
+            if must or (late and own < TAKEOVER * self._remaining(lease, now)):
+                owners = self._owners[index]
+                if len(owners) >= MAX_OWNERS:
+                    if not must:
+                        continue
+                    self._revoke(max(owners, key=lambda owner: self._remaining(owner, now)))
+                return index, index + 1
+        return None
+
+    def _hedge_after(self, lease: Lease) -> float:
+        return self.sources[lease.source].quality.hedge_after
+
+    def _must_own(self, source: SourceState) -> bool:
+        """Origin always wins: an idle origin never watches peers alone fetch what is missing."""
+        return source.kind is SourceKind.ORIGIN and not any(
+            self.sources[lease.source].kind is SourceKind.ORIGIN for lease in self._running()
+        )
+
+    def _running(self) -> list[Lease]:
+        """Leases that own a missing piece."""
+        return [source.lease for source in self.sources if source.lease is not None and self.wants(source.lease)]
+
+    def _rate(self, lease: Lease, now: float) -> float:
+        """Bytes per second, by this lease's own evidence once there is some."""
+        known = self.sources[lease.source].quality.rate
+        elapsed = now - lease.begun
+        if known is None or elapsed > SPAN_SECONDS:
+            return max(1.0, lease.received / elapsed) if elapsed > 0 else GUESSED_RATE
+        return known
+
+    def _remaining(self, lease: Lease, now: float) -> float:
+        """Estimated seconds until the lease would be done."""
+        left = self.table.span_bytes(lease.next, lease.end) - lease.in_piece
+        if lease.first_byte is None:
+            quality = self.sources[lease.source].quality
+            waited = now - lease.begun
+            return max(quality.seconds_for(left) - waited, 2 * waited)
+        silent = now - lease.last_byte
+        return left / self._rate(lease, now) + (silent if silent > RECHECK_SECONDS else 0.0)
+
+    # --- ownership
+
+    def _grant(self, number: int, span: tuple[int, int], now: float) -> Lease:
+        lease = Lease(number, span[0], span[1], now, span[0])
+        self.sources[number].lease = lease
+        for index in range(*span):
+            self._owners.setdefault(index, []).append(lease)
+            self._state[index] = _OWNED
+        return lease
+
+    def _revoke(self, lease: Lease) -> None:
+        lease.revoked = True
+        for index in range(lease.next, lease.end):
+            self._disown(lease, index)
+
+    def _release(self, lease: Lease) -> None:
+        self._revoke(lease)
+        if self.sources[lease.source].lease is lease:
+            self.sources[lease.source].lease = None
+
+    def _disown(self, lease: Lease, index: int) -> None:
+        owners = self._owners.get(index)
+        if owners is None or lease not in owners:
+            return
+        owners.remove(lease)
+        if not owners:
+            del self._owners[index]
+            if self._state[index] == _OWNED:
+                self._state[index] = _FREE
+
+    def _verify(self, index: int) -> bool:
+        if self._state[index] == _VERIFIED:
+            return False
+        self._state[index] = _VERIFIED
+        self._missing -= 1
+        self._owners.pop(index, None)
+        return True

@@ -1,0 +1,382 @@
+"""Where complete blobs live, and the partials of those that are on their way.
+
+    <root>/lock                         one process owns the store
+    <root>/blobs/aa/<digest>            complete, verified, 0444
+    <root>/partial/<ref digest>.data    pieces so far; .bits is their bitmap
+    <root>/pins/<digest>                one empty file per pin
+    <root>/tmp/                         emptied on opening
+
+Guarantees: a file appears under blobs/ only after its bytes hashed to its name and are durable (write to tmp/ ->
+fchmod 0444 and fsync -> rename -> fsync of the folder); what is pinned, a root or leased is never collected. Methods
+block on the disk: call the long ones from a worker thread. It refuses to know sources, publishers and apps.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+from weakref import WeakValueDictionary
+
+import trio
+from blake3 import blake3
+
+from market.errors import Problem
+from market.model import PIECE_SIZE, BlobRef, Digest
+from market.swarm.disk import Disk, told
+from market.swarm.errors import DamagedBlob, NotStored, SizeContradicted, StoreLocked
+from market.swarm.partial import Partial
+from market.swarm.pieces import PieceHasher, PieceTable, ref_digest, table_from_list
+
+GRACE_SECONDS: Final = 3600.0
+"""What was used within the last hour is not collected: an install may be about to link it."""
+
+_READ: Final = 4 * PIECE_SIZE
+"""Bytes per read when a file is hashed or copied: large enough for full speed, small beside the memory budget."""
+
+
+def hash_file(path: Path) -> tuple[BlobRef, bytes | None]:
+    """The reference of a file's bytes and, above 1 MiB, its piece list. Raises StoreUnusable when unreadable."""
+    hasher = PieceHasher()
+    for chunk in _chunks(path):
+        hasher.update(chunk)
+    return hasher.finish()
+
+
+def _chunks(path: Path) -> Iterator[memoryview]:
+    buffer = bytearray(_READ)
+    view = memoryview(buffer)
+    with told(path), path.open("rb", buffering=0) as file:
+        while got := file.readinto(buffer):
+            yield view[:got]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One complete blob: its digest, its size in bytes, and when it was last used (Unix seconds)."""
+
+    digest: Digest
+    size: int
+    used: float
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What `Store.gc` removed, and the bytes that are left."""
+
+    removed: tuple[Digest, ...]
+    freed: int
+    kept: int
+
+
+def open_store(root: Path, *, disk: Disk | None = None) -> Store:
+    """Open (or create) the store below `root`. Raises StoreLocked, StoreUnusable, StoreFull."""
+    return Store(root, disk or Disk())
+
+
+class Store:
+    """An open store. `has`, `path` and `lease` may be called from any thread."""
+
+    def __init__(self, root: Path, disk: Disk) -> None:
+        self.root = root
+        self._disk = disk
+        self._blobs = root / "blobs"
+        self._partial = root / "partial"
+        self._pins = root / "pins"
+        self._tmp = root / "tmp"
+        self._leases: Counter[Digest] = Counter()
+        self._lease_lock = threading.Lock()
+        self._names = iter(range(1 << 62))
+        self._turns: WeakValueDictionary[Digest, trio.Lock] = WeakValueDictionary()
+        with told(root):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock_fd = self._take_lock()
+        try:
+            for folder in (self._blobs, self._partial, self._pins, self._tmp):
+                disk.make_folder(folder)
+            self._sweep()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock; the store is dead afterwards."""
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    # --- complete blobs
+
+    def has(self, digest: Digest) -> bool:
+        return self._place(digest).exists()
+
+    def path(self, digest: Digest) -> Path:
+        """The read-only file of a complete blob. Raises NotStored."""
+        place = self._place(digest)
+        if not place.exists():
+            raise NotStored("this blob is not in the store", where=digest.hex, remedy="fetch it first")
+        return place
+
+    def size(self, digest: Digest) -> int:
+        with told(self._place(digest)):
+            return self.path(digest).stat().st_size
+
+    def holds(self, ref: BlobRef) -> bool:
+        """True if the blob is complete here. Raises SizeContradicted when its size is not the one that was signed."""
+        if not self.has(ref.blake3):
+            return False
+        actual = self.size(ref.blake3)
+        if actual != ref.size:
+            raise SizeContradicted(f"the signed size is {ref.size}, the blob has {actual} bytes", where=ref.blake3.hex)
+        return True
+
+    def list(self) -> Iterator[Stored]:
+        """Every complete blob; foreign files are passed over."""
+        for folder in sorted(self._blobs.iterdir()):
+            if not folder.is_dir():
+                continue
+            for file in sorted(folder.iterdir()):
+                digest = _digest_of(file.name)
+                if digest is not None and folder.name == digest.hex[:2]:
+                    state = file.stat()
+                    yield Stored(digest, state.st_size, state.st_mtime)
+
+    def read_bytes(self, digest: Digest, limit: int) -> bytes:
+        """The bytes of a small blob. Raises NotStored, and Problem when it is larger than `limit` bytes."""
+        path = self.path(digest)
+        with told(path), path.open("rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise Problem(f"the blob is larger than {limit} bytes", where=digest.hex)
+        return data
+
+    def add_bytes(self, data: bytes) -> BlobRef:
+        """Store `data` durably and, above 1 MiB, its piece list."""
+        hasher = PieceHasher()
+        hasher.update(data)
+        ref, pieces = hasher.finish()
+        self.put(ref.blake3, data)
+        if pieces is not None:
+            self.add_list(pieces)
+        return ref
+
+    def add_list(self, raw: bytes) -> None:
+        """Store a piece list under its own digest, whatever its length."""
+        self.put(Digest.from_bytes(blake3(raw).digest()), raw)
+
+    def put(self, digest: Digest, data: bytes | bytearray | memoryview) -> None:
+        """Store bytes that are known to hash to `digest`; they are hashed again all the same. Raises DamagedBlob."""
+        if blake3(data).digest() != digest.raw:
+            raise DamagedBlob("these bytes do not hash to that digest", where=digest.hex)
+        if self.has(digest):
+            self.touch(digest)
+            return
+        with self._temporary() as (fd, temporary):
+            self._disk.pwrite(fd, data, 0, temporary)
+            self._finish(fd, temporary, digest)
+
+    def add_file(self, path: Path) -> BlobRef:
+        """Copy a file into the store while hashing it, and store its piece list. Raises StoreFull, StoreUnusable."""
+        hasher = PieceHasher()
+        offset = 0
+        with self._temporary() as (fd, temporary):
+            for chunk in _chunks(path):
+                self._disk.pwrite(fd, chunk, offset, temporary)
+                hasher.update(chunk)
+                offset += len(chunk)
+            ref, pieces = hasher.finish()
+            if self.has(ref.blake3):
+                self.touch(ref.blake3)
+            else:
+                self._finish(fd, temporary, ref.blake3)
+        if pieces is not None:
+            self.add_list(pieces)
+        return ref
+
+    def link(self, digest: Digest, dest: Path) -> None:
+        """Give a complete blob a second name: a hard link, or a copy where the file system has none. Idempotent."""
+        source = self.path(digest)
+        self.touch(digest)
+        with told(dest):
+            dest.unlink(missing_ok=True)
+            with suppress(OSError):
+                os.link(source, dest)
+                return
+            fd = os.open(dest, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                offset = 0
+                for chunk in _chunks(source):
+                    self._disk.pwrite(fd, chunk, offset, dest)
+                    offset += len(chunk)
+                self._disk.seal(fd, dest)
+            finally:
+                os.close(fd)
+
+    def verify(self, ref: BlobRef) -> None:
+        """Hash a stored blob again. Raises NotStored, SizeContradicted, or DamagedBlob after removing it."""
+        if not self.holds(ref):
+            raise NotStored("this blob is not in the store", where=ref.blake3.hex, remedy="fetch it first")
+        found, _ = hash_file(self._place(ref.blake3))
+        if found.blake3 != ref.blake3:
+            self._disk.unlink(self._place(ref.blake3))
+            raise DamagedBlob(
+                "the stored bytes were damaged, and are removed", where=ref.blake3.hex, remedy="fetch the blob again"
+            )
+
+    # --- partials
+
+    def table(self, ref: BlobRef) -> PieceTable | None:
+        """The verified piece table of `ref` if its piece list is stored here; a damaged list is removed.
+
+        Raises BadPieceList when the list that the reference names can not be the list of a blob of that size.
+        """
+        if ref.pieces is None or not self.has(ref.pieces):
+            return None
+        with told(self._place(ref.pieces)):
+            raw = self._place(ref.pieces).read_bytes()
+        if blake3(raw).digest() != ref.pieces.raw:
+            self._disk.unlink(self._place(ref.pieces))
+            return None
+        self.touch(ref.pieces)
+        return table_from_list(ref, raw)
+
+    def open_partial(self, ref: BlobRef, table: PieceTable) -> Partial:
+        """The partial of exactly this reference, with whatever is verified of it. Raises StoreFull, StoreUnusable."""
+        return Partial(self._disk, self._partial, ref_digest(ref), table)
+
+    def publish(self, ref: BlobRef, partial: Partial) -> None:
+        """Give a sealed partial, whose whole digest the caller has verified, its place."""
+        place = self._place(ref.blake3)
+        self._disk.make_folder(place.parent)
+        partial.publish(place)
+
+    def turn(self, digest: Digest) -> trio.Lock:
+        """One fetch at a time per digest: whoever comes second finds the blob there."""
+        return self._turns.setdefault(digest, trio.Lock())
+
+    # --- what stays
+
+    def pin(self, digest: Digest) -> None:
+        """Keep a blob until `unpin`, durably, whether it is here yet or not."""
+        path = self._pins / digest.hex
+        if not path.exists():
+            os.close(self._disk.create(path))
+            self._disk.sync_folder(self._pins)
+
+    def unpin(self, digest: Digest) -> None:
+        self._disk.unlink(self._pins / digest.hex)
+        self._disk.sync_folder(self._pins)
+
+    def pins(self) -> frozenset[Digest]:
+        digests = (_digest_of(path.name) for path in self._pins.iterdir())
+        return frozenset(digest for digest in digests if digest is not None)
+
+    @contextmanager
+    def lease(self, digest: Digest) -> Iterator[Path]:
+        """Hold a blob while it is being read or linked: it is not collected meanwhile. Raises NotStored."""
+        with self._lease_lock:
+            path = self.path(digest)
+            self._leases[digest] += 1
+        try:
+            yield path
+        finally:
+            with self._lease_lock:
+                self._leases[digest] -= 1
+                if not self._leases[digest]:
+                    del self._leases[digest]
+
+    def touch(self, digest: Digest) -> None:
+        """Note that a blob was used now, for the least-recently-used order."""
+        with suppress(FileNotFoundError), told(self._place(digest)):
+            os.utime(self._place(digest))
+
+    def gc(self, roots: Iterable[Digest | BlobRef], quota: int, *, now: float | None = None) -> Collected:
+        """Remove what nothing needs, least recently used first, until at most `quota` bytes are used (R-SW6).
+
+        `roots` are the blobs of installed apps; a BlobRef keeps its piece list too. `now` is Unix seconds.
+        """
+        moment = time.time() if now is None else now
+        keep = set(self.pins())
+        for root in roots:
+            keep |= {root} if isinstance(root, Digest) else {root.blake3, *([root.pieces] if root.pieces else [])}
+        stored = sorted(self.list(), key=lambda blob: blob.used)
+        used = sum(blob.size for blob in stored)
+        removed: list[Digest] = []
+        freed = 0
+        for blob in stored:
+            if used - freed <= quota:
+                break
+            if blob.digest in keep or moment - blob.used < GRACE_SECONDS:
+                continue
+            if self._remove_unleased(blob.digest):
+                removed.append(blob.digest)
+                freed += blob.size
+        return Collected(tuple(removed), freed, used - freed)
+
+    # --- inside
+
+    def _remove_unleased(self, digest: Digest) -> bool:
+        with self._lease_lock:
+            if self._leases[digest]:
+                return False
+            self._disk.unlink(self._place(digest))
+            return True
+
+    def _place(self, digest: Digest) -> Path:
+        return self._blobs / digest.hex[:2] / digest.hex
+
+    @contextmanager
+    def _temporary(self) -> Iterator[tuple[int, Path]]:
+        path = self._tmp / f"{os.getpid()}-{next(self._names)}"
+        fd = self._disk.create(path)
+        try:
+            yield fd, path
+        finally:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+
+    def _finish(self, fd: int, temporary: Path, digest: Digest) -> None:
+        place = self._place(digest)
+        self._disk.seal(fd, temporary)
+        self._disk.make_folder(place.parent)
+        self._disk.rename(temporary, place)
+        self._disk.sync_folder(place.parent)
+
+    def _take_lock(self) -> int:
+        path = self.root / "lock"
+        with told(path):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as busy:
+            os.close(fd)
+            raise StoreLocked(
+                "another process owns this store", where=str(self.root), remedy="ask the running node, or stop it"
+            ) from busy
+        return fd
+
+    def _sweep(self) -> None:
+        """Remove what a kill left behind: temporary files, and bitmaps whose data became a blob."""
+        for path in [*self._tmp.iterdir(), *self._partial.glob("*.bits.tmp")]:
+            self._disk.unlink(path)
+        for bits in self._partial.glob("*.bits"):
+            if not bits.with_suffix(".data").exists():
+                self._disk.unlink(bits)
+
+
+def _digest_of(name: str) -> Digest | None:
+    return Digest(name) if len(name) == 64 and set(name) <= set("0123456789abcdef") else None

@@ -1,0 +1,439 @@
+"""HTTP/1.1 ranges over blocking sockets, for worker threads: h11 reads the head, the body goes to the caller's buffer.
+
+Guarantees: a span either brings exactly the bytes that were asked for or raises a SourceFault naming the source; every
+wait has a deadline; a connection goes only to addresses that were resolved and checked before; `Abort.fire` ends a
+blocked call from another thread. It refuses to know digests, pieces and who else is fetching.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import h11
+
+from market.swarm.errors import (
+    AddressRefused,
+    BadAnswer,
+    ConnectFailed,
+    NotThere,
+    Stalled,
+    Truncated,
+    UnexpectedStatus,
+)
+from market.swarm.sources import Url
+
+MAX_HEAD: Final = 32 * 1024
+"""Bytes of all heads of one answer, interim ones included; nginx and Apache send under 1 KiB, CDNs under 8."""
+MAX_IDLE: Final = 4
+"""Idle connections kept per host: one per blob that is being fetched at the same time."""
+IDLE_SECONDS: Final = 15.0
+"""Common servers close idle connections after 15 to 75 seconds."""
+STALL_BYTES: Final = 1024
+"""Less than this within a stall deadline counts as nothing: a slow drip must not hold a piece for ever."""
+_READ: Final = 64 * 1024
+USER_AGENT: Final = "archipelago-market"
+
+
+class AbortedByCaller(Exception):
+    """The caller fired the Abort; not the source's fault."""
+
+
+class Abort:
+    """Ends a blocking exchange from another thread by shutting its socket down."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._fired = False
+
+    def attach(self, sock: socket.socket | None) -> None:
+        """What to shut down from now on. Raises AbortedByCaller if it is too late."""
+        with self._lock:
+            self._socket = sock
+            if self._fired:
+                raise AbortedByCaller
+
+    def fire(self) -> None:
+        with self._lock:
+            self._fired = True
+            if self._socket is not None:
+                try:
+                    # Not SSLSocket's own shutdown: it takes the TLS object away under the reading thread.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                except OSError:
+                    return  # it was not connected, or is gone already
+
+    def check(self) -> None:
+        if self._fired:
+            raise AbortedByCaller
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds a source may take: to connect (TLS included), to answer, and between signs of progress."""
+
+    connect: float
+    first_byte: float
+    stall: float
+
+
+PEER_DEADLINES: Final = Deadlines(1.0, 2.0, 1.0)
+ORIGIN_DEADLINES: Final = Deadlines(3.0, 5.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A URL with the addresses its host resolved to, all of them permitted."""
+
+    url: Url
+    addresses: tuple[tuple[int, tuple[str, int] | tuple[str, int, int, int]], ...]
+    """(address family, socket address)."""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.url.scheme, self.url.host, self.url.port
+
+
+@dataclass(frozen=True, slots=True)
+class Redirected:
+    """The answer was a redirect; following it is the caller's decision."""
+
+    location: str
+
+
+class SpanReader(Protocol):
+    """An answer whose body is being read: what every transport offers."""
+
+    whole: bool
+    """The source ignored the range and sends the blob from its first byte on."""
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill some of `view`; at least one byte. Raises SourceFault, AbortedByCaller."""
+
+    def close(self) -> None:
+        """Done with it; a fully read connection is kept for the next span."""
+
+
+class _Connection:
+    def __init__(self, route: Route, sock: socket.socket) -> None:
+        self.key = route.key
+        self.sock = sock
+        self.idle_since = 0.0
+
+
+class HttpTransport:
+    """A pool of connections; one exchange at a time on each. Threads may share it."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self._lock = threading.Lock()
+        self._idle: dict[tuple[str, str, int], list[_Connection]] = defaultdict(list)
+        self.connections_made = 0
+
+    def close(self) -> None:
+        with self._lock:
+            idle = [connection for pool in self._idle.values() for connection in pool]
+            self._idle.clear()
+        for connection in idle:
+            connection.sock.close()
+
+    def open_span(
+        self, source: str, route: Route, offset: int, length: int, size: int, deadlines: Deadlines, abort: Abort
+    ) -> HttpSpan | Redirected:
+        """Ask for `length` bytes from `offset` of a resource of `size` bytes. Raises SourceFault, AbortedByCaller."""
+        pooled = self._take(route.key)
+        if pooled is not None:
+            try:
+                return self._exchange(pooled, source, route, offset, length, size, deadlines, abort)
+            except _StaleConnection:
+                pooled.sock.close()  # closed by the server while idle: no fault of anybody's
+        connection = self._connect(source, route, deadlines, abort)
+        try:
+            return self._exchange(connection, source, route, offset, length, size, deadlines, abort)
+        except _StaleConnection as gone:
+            connection.sock.close()
+            raise Truncated(source, "closed the connection without an answer") from gone
+
+    def _take(self, key: tuple[str, str, int]) -> _Connection | None:
+        stale = []
+        found = None
+        with self._lock:
+            pool = self._idle[key]
+            while pool and found is None:
+                connection = pool.pop()
+                if time.monotonic() - connection.idle_since < IDLE_SECONDS:
+                    found = connection
+                else:
+                    stale.append(connection)
+        for connection in stale:
+            connection.sock.close()
+        return found
+
+    def _give_back(self, connection: _Connection) -> None:
+        connection.idle_since = time.monotonic()
+        with self._lock:
+            pool = self._idle[connection.key]
+            if len(pool) < MAX_IDLE:
+                pool.append(connection)
+                return
+        connection.sock.close()
+
+    def _connect(self, source: str, route: Route, deadlines: Deadlines, abort: Abort) -> _Connection:
+        if not route.addresses:
+            raise AddressRefused(source, f"{route.url.host} has no address that this node may talk to")
+        until = time.monotonic() + deadlines.connect
+        fault: OSError | None = None
+        for tried, (family, address) in enumerate(route.addresses):
+            share = (until - time.monotonic()) / (len(route.addresses) - tried)
+            if share <= 0:
+                break
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                abort.attach(sock)
+                sock.settimeout(share)
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if route.url.scheme == "https":
+                    sock.settimeout(max(0.05, until - time.monotonic()))
+                    sock = self._wrap(sock, route.url.host, abort)
+            except OSError as refused:
+                sock.close()
+                abort.check()
+                fault = refused
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                with self._lock:
+                    self.connections_made += 1
+                return _Connection(route, sock)
+        raise ConnectFailed(source, f"no connection to {route.url.authority}: {fault or 'timed out'}") from fault
+
+    def _wrap(self, sock: socket.socket, host: str, abort: Abort) -> ssl.SSLSocket:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        wrapped = self._tls.wrap_socket(sock, server_hostname=host)
+        abort.attach(wrapped)
+        return wrapped
+
+    def _exchange(
+        self,
+        connection: _Connection,
+        source: str,
+        route: Route,
+        offset: int,
+        length: int,
+        size: int,
+        deadlines: Deadlines,
+        abort: Abort,
+    ) -> HttpSpan | Redirected:
+        try:
+            abort.attach(connection.sock)
+            until = time.monotonic() + deadlines.first_byte
+            head, rest = _ask(connection.sock, source, route.url, offset, length, until, abort)
+            body = check_head(source, head, offset, length, size)
+            if isinstance(body, Redirected):
+                connection.sock.close()
+                return body
+        except BaseException:
+            connection.sock.close()
+            raise
+        return HttpSpan(self, connection, source, rest, body, deadlines.stall, abort)
+
+
+class _StaleConnection(Exception):
+    """The connection ended before the first byte of an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status and headers (names in lower case; of repeated ones the last)."""
+
+    status: int
+    headers: Mapping[str, str]
+    keep_alive: bool
+
+
+def _ask(
+    sock: socket.socket, source: str, url: Url, offset: int, length: int, until: float, abort: Abort
+) -> tuple[Head, bytes]:
+    parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+    request = h11.Request(
+        method="GET",
+        target=url.target,
+        headers=[
+            ("Host", url.authority),
+            ("User-Agent", USER_AGENT),
+            ("Accept", "*/*"),
+            ("Accept-Encoding", "identity"),
+            ("Range", f"bytes={offset}-{offset + length - 1}"),
+        ],
+    )
+    read = 0
+    try:
+        sock.settimeout(max(0.05, until - time.monotonic()))
+        sock.sendall((parser.send(request) or b"") + (parser.send(h11.EndOfMessage()) or b""))
+        while True:
+            event = parser.next_event()
+            if isinstance(event, h11.Response):
+                headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
+                alive = event.http_version == b"1.1" and headers.get("connection", "").lower() != "close"
+                return Head(event.status_code, headers, alive), parser.trailing_data[0]
+            if event is h11.NEED_DATA:
+                if read > MAX_HEAD:
+                    raise BadAnswer(source, f"a head of more than {MAX_HEAD} bytes")
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise Stalled(source, "no complete answer head within the deadline")
+                sock.settimeout(left)
+                data = sock.recv(_READ)
+                if not data and not read:
+                    abort.check()
+                    raise _StaleConnection
+                read += len(data)
+                parser.receive_data(data)
+    except TimeoutError as late:
+        abort.check()
+        raise Stalled(source, "no answer within the deadline") from late
+    except OSError as broken:
+        abort.check()
+        if not read:
+            raise _StaleConnection from broken
+        raise Truncated(source, f"the connection broke in the answer's head: {broken}") from broken
+    except h11.RemoteProtocolError as bad:
+        abort.check()
+        raise BadAnswer(source, f"not HTTP/1.1: {bad}") from bad
+
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_REDIRECTS: Final = {301, 302, 303, 307, 308}
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What the checked head promises."""
+
+    length: int
+    """Bytes that follow the head."""
+    whole: bool
+    keep_alive: bool
+
+
+def check_head(source: str, head: Head, offset: int, length: int, size: int) -> Body | Redirected:
+    """Compare an answer's head with what was asked (RFC 9110, 14.4 and 15.3.7). Raises SourceFault. Pure."""
+    headers = head.headers
+    if head.status in _REDIRECTS:
+        if "location" not in headers:
+            raise BadAnswer(source, "a redirect without a location")
+        return Redirected(headers["location"])
+    if head.status in (404, 410):
+        raise NotThere(source, "does not have this blob")
+    if head.status == 416:
+        raise BadAnswer(source, "says that the range lies outside the blob: its blob has another size")
+    if head.status not in (200, 206):
+        raise UnexpectedStatus(source, head.status)
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise BadAnswer(source, f"an encoded body that nobody asked for: {headers['content-encoding'][:40]!r}")
+    if "transfer-encoding" in headers:
+        raise BadAnswer(source, "a body without a stated length")
+    stated = headers.get("content-length", "")
+    if not stated.isdigit() or len(stated) > 19:
+        raise BadAnswer(source, "a body without a stated length")
+    if head.status == 200:
+        if int(stated) != size:
+            raise BadAnswer(source, f"offers {int(stated)} bytes, the signed size is {size}")
+        return Body(size, True, head.keep_alive)
+    found = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+    if found is None:
+        raise BadAnswer(source, "a partial answer without a readable Content-Range")
+    first, last, total = int(found[1]), int(found[2]), found[3]
+    if (first, last) != (offset, offset + length - 1) or int(stated) != length:
+        raise BadAnswer(source, f"sends bytes {first}-{last} where {offset}-{offset + length - 1} were asked for")
+    if total != "*" and int(total) != size:
+        raise BadAnswer(source, f"its blob has {total} bytes, the signed size is {size}")
+    return Body(length, False, head.keep_alive)
+
+
+class HttpSpan:
+    """A checked answer's body."""
+
+    def __init__(
+        self,
+        transport: HttpTransport,
+        connection: _Connection,
+        source: str,
+        rest: bytes,
+        body: Body,
+        stall: float,
+        abort: Abort,
+    ) -> None:
+        self.whole = body.whole
+        self._transport = transport
+        self._connection = connection
+        self._source = source
+        self._rest = memoryview(rest)[: body.length]
+        self._overrun = len(rest) > body.length
+        self._left = body.length
+        self._keep = body.keep_alive
+        self._stall = stall
+        self._abort = abort
+        self._window_ends = time.monotonic() + stall
+        self._window_bytes = 0
+        connection.sock.settimeout(stall)
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill some of `view`; at least one byte. Raises Stalled, Truncated, BadAnswer, AbortedByCaller."""
+        if self._left == 0:
+            raise BadAnswer(self._source, "the body is shorter than was asked for")
+        if self._rest:
+            got = min(len(view), len(self._rest))
+            view[:got] = self._rest[:got]
+            self._rest = self._rest[got:]
+        else:
+            got = self._receive(view[: self._left])
+        self._left -= got
+        return got
+
+    def _receive(self, view: memoryview) -> int:
+        try:
+            got = self._connection.sock.recv_into(view)
+        except TimeoutError as late:
+            self._abort.check()
+            raise Stalled(self._source, f"nothing came for {self._stall:g} s") from late
+        except OSError as broken:
+            self._abort.check()
+            raise Truncated(self._source, f"the connection broke: {broken}") from broken
+        if got == 0:
+            self._abort.check()
+            raise Truncated(self._source, f"the body ended {self._left} bytes early")
+        self._note_progress(got)
+        return got
+
+    def _note_progress(self, got: int) -> None:
+        self._window_bytes += got
+        if self._window_bytes >= STALL_BYTES:
+            self._window_bytes = 0
+            self._window_ends = time.monotonic() + self._stall
+        elif time.monotonic() > self._window_ends:
+            raise Stalled(self._source, f"fewer than {STALL_BYTES} bytes came in {self._stall:g} s")
+
+    def close(self) -> None:
+        """Keep the connection if its body was read to the end; drop it otherwise."""
+        connection = self._connection
+        if self._left == 0 and self._keep and not self._overrun:
+            try:
+                self._abort.attach(None)
+            except AbortedByCaller:
+                connection.sock.close()
+                return
+            self._transport._give_back(connection)
+        else:
+            connection.sock.close()
