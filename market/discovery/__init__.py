@@ -1,0 +1,39 @@
+"""Finding apps: signed documents in Nostr events, the order of checks, relay sessions, the index, publishing."""
+
+from market.discovery.documents import DEFAULT_HEAD_LIFE
+from market.discovery.events import Event
+from market.discovery.index import Index, open_index
+from market.discovery.ingest import Candidate
+from market.discovery.reasons import EXPLAINED, Fate, Outcome, Reason
+from market.discovery.schema import BadIndex
+from market.discovery.signing import (
+    SignedRelease,
+    TooLarge,
+    refresh_head,
+    sign_attestation,
+    sign_key_revocation,
+    sign_release,
+    sign_revocation,
+    to_events,
+)
+
+__all__ = [
+    "DEFAULT_HEAD_LIFE",
+    "EXPLAINED",
+    "BadIndex",
+    "Candidate",
+    "Event",
+    "Fate",
+    "Index",
+    "Outcome",
+    "Reason",
+    "SignedRelease",
+    "TooLarge",
+    "open_index",
+    "refresh_head",
+    "sign_attestation",
+    "sign_key_revocation",
+    "sign_release",
+    "sign_revocation",
+    "to_events",
+]

@@ -27,16 +27,16 @@ MAX_NOSTR_KEYS: Final = 8
 MAX_WRITE_RELAYS: Final = 16
 """More write relays than that would make readers ask half the network for one publisher."""
 
-DidText = Annotated[str, Meta(min_length=50, max_length=72, pattern=r"^did:key:z6Mk[1-9A-HJ-NP-Za-km-z]+$")]
-KeyText = Annotated[str, Meta(min_length=42, max_length=64, pattern=r"^z6Mk[1-9A-HJ-NP-Za-km-z]+$")]
-HexText = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-AppIdText = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,38}$")]
-VersionText = Annotated[str, Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+~_-]{0,63}$")]
+DidText = Annotated[str, Meta(min_length=50, max_length=72, pattern=r"^did:key:z6Mk[1-9A-HJ-NP-Za-km-z]+\Z")]
+KeyText = Annotated[str, Meta(min_length=42, max_length=64, pattern=r"^z6Mk[1-9A-HJ-NP-Za-km-z]+\Z")]
+HexText = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+AppIdText = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,38}\Z")]
+VersionText = Annotated[str, Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+~_-]{0,63}\Z")]
 """No colon and no slash: versions are part of addresses and of file names."""
 Seq = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 UnixSeconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]
 """Up to the year 9999, which is where datetime ends."""
-RelayText = Annotated[str, Meta(min_length=6, max_length=255, pattern=r"^wss?://[!-~]+$")]
+RelayText = Annotated[str, Meta(min_length=6, max_length=255, pattern=r"^wss?://[!-~]+\Z")]
 
 
 class BadDocument(Refused):
@@ -67,9 +67,9 @@ class IdentityEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """One entry of a publisher's key history, as it was signed."""
 
     archy: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
-    type: Annotated[str, Meta(pattern="^identity$")]
+    type: Annotated[str, Meta(pattern=r"^identity\Z")]
     publisher: DidText
-    name: Annotated[str, Meta(pattern="^history$")]
+    name: Annotated[str, Meta(pattern=r"^history\Z")]
     seq: Annotated[int, Meta(ge=0, le=10_000)]
     prev: HexText | msgspec.UnsetType = msgspec.UNSET
     """Digest of the entry before; absent in entry 0 only."""

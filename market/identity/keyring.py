@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,12 +68,12 @@ class Keyring:
     _nostr: SchnorrKey = field(repr=False)
 
     @classmethod
-    def create(cls, folder: Path, *, now: float, relays: Sequence[str] = ()) -> Keyring:
-        """Make all keys and entry 0 in a new folder, whole or not at all. `now` is in Unix seconds.
+    def create(cls, folder: Path, *, now: float | None = None, relays: Sequence[str] = ()) -> Keyring:
+        """Make all keys and entry 0 in a new folder, whole or not at all. `now` in Unix seconds, the clock's if absent.
 
-        Raises Refused when the folder exists already, EnvironmentLacks when the place can not be written.
+        Raises Refused when the folder has files in it already, EnvironmentLacks when the place can not be written.
         """
-        if folder.exists():
+        if folder.exists() and any(folder.iterdir()):
             raise Refused("there is an identity here already", where=str(folder), remedy="choose another --home")
         strictly({"relays": list(relays)}, _Relays)
         try:
@@ -83,7 +84,7 @@ class Keyring:
                 f"can not be written: {error.strerror}", where=str(folder), remedy="choose another --home"
             ) from error
         try:
-            _write_new(staging, int(now), tuple(relays))
+            _write_new(staging, int(time.time() if now is None else now), tuple(relays))
             os.rename(staging, folder)  # rename(2): refuses a folder that came to be meanwhile and has files in it
             sync_folder(folder.parent)
         except OSError as error:

@@ -1,0 +1,155 @@
+"""Nostr events (NIP-01): their bytes, their id, their signature, and the filter they answer.
+
+Guarantees that an `Event` has fields of the right shape; `verify` says whether its id and signature are genuine.
+Refuses to know documents, relays and time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Final, Protocol
+
+import msgspec
+from coincurve import PublicKeyXOnly
+from msgspec import Meta
+
+from market.discovery.reasons import Reason, Refusal
+
+DOCUMENT_KIND: Final = 30078
+"""NIP-78: application data, addressable by (pubkey, kind, d)."""
+FOLLOW_KIND: Final = 3
+"""NIP-02."""
+
+MAX_EVENT_SIZE: Final = 64 * 1024
+"""Bytes; what relays commonly accept, and the bound nostr-sdk's relay enforces."""
+
+_HEX64 = Meta(pattern=r"^[0-9a-f]{64}\Z")
+
+
+class Event(msgspec.Struct, frozen=True):
+    """An event as decoded, with nothing verified yet. Unknown members are dropped: the id does not cover them."""
+
+    id: Annotated[str, _HEX64]
+    pubkey: Annotated[str, _HEX64]
+    created_at: Annotated[int, Meta(ge=0, le=253_402_300_799)]
+    kind: Annotated[int, Meta(ge=0, le=65_535)]
+    tags: tuple[tuple[str, ...], ...]
+    content: str
+    sig: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a plain JSON object."""
+        return {**msgspec.structs.asdict(self), "tags": [list(tag) for tag in self.tags]}
+
+    def to_bytes(self) -> bytes:
+        return _ENCODER.encode(self)
+
+    def tag(self, name: str) -> tuple[str, ...]:
+        """The values (second fields) of all tags with this name."""
+        return tuple(tag[1] for tag in self.tags if len(tag) > 1 and tag[0] == name)
+
+
+class Filter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The part of NIP-01's filters that is used here; `tags` holds `{"t": (...)}` for `#t`."""
+
+    ids: tuple[str, ...] = ()
+    kinds: tuple[int, ...] = ()
+    authors: tuple[str, ...] = ()
+    tags: Mapping[str, tuple[str, ...]] = {}
+    until: int | None = None
+    limit: int | None = None
+
+    def matches(self, event: Event) -> bool:
+        """NIP-01: all conditions hold; a tag condition holds if any value does."""
+        return (
+            (not self.ids or event.id in self.ids)
+            and (not self.kinds or event.kind in self.kinds)
+            and (not self.authors or event.pubkey in self.authors)
+            and (self.until is None or event.created_at <= self.until)
+            and all(any(value in wanted for value in event.tag(name)) for name, wanted in self.tags.items())
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As it goes into a REQ."""
+        found: dict[str, Any] = {
+            name: list(values)
+            for name, values in (("ids", self.ids), ("kinds", self.kinds), ("authors", self.authors))
+            if values
+        }
+        found.update({f"#{name}": list(values) for name, values in self.tags.items()})
+        if self.until is not None:
+            found["until"] = self.until
+        if self.limit is not None:
+            found["limit"] = self.limit
+        return found
+
+
+class SchnorrSigner(Protocol):
+    """Who signs an event: a Keyring does."""
+
+    @property
+    def nostr_pubkey(self) -> str: ...
+
+    def sign_schnorr(self, digest: bytes) -> bytes: ...
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Event)
+
+
+def decode_event(raw: bytes) -> Event | Refusal:
+    """Size, then typed decode."""
+    if len(raw) > MAX_EVENT_SIZE:
+        return Refusal(Reason.OVERSIZE, f"an event of {len(raw)} bytes")
+    try:
+        return _DECODER.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Refusal(Reason.MALFORMED, str(error)[:200])
+
+
+def event_id(pubkey: str, created_at: int, kind: int, tags: Sequence[Sequence[str]], content: str) -> bytes:
+    """NIP-01: SHA-256 of the JSON array [0, pubkey, created_at, kind, tags, content], 32 bytes."""
+    return hashlib.sha256(_ENCODER.encode([0, pubkey, created_at, kind, tags, content])).digest()
+
+
+def sign_event(
+    signer: SchnorrSigner, *, created_at: int, kind: int, tags: Sequence[Sequence[str]], content: str
+) -> Event:
+    """A signed event. `created_at` in Unix seconds."""
+    digest = event_id(signer.nostr_pubkey, created_at, kind, tags, content)
+    return Event(
+        id=digest.hex(),
+        pubkey=signer.nostr_pubkey,
+        created_at=created_at,
+        kind=kind,
+        tags=tuple(tuple(tag) for tag in tags),
+        content=content,
+        sig=signer.sign_schnorr(digest).hex(),
+    )
+
+
+def verify(event: Event) -> Refusal | None:
+    """Recompute the id, then check the BIP-340 signature over it. None means genuine.
+
+    libsecp256k1 releases the GIL, so a batch of these belongs in a worker thread.
+    """
+    try:
+        digest = event_id(event.pubkey, event.created_at, event.kind, event.tags, event.content)
+    except UnicodeEncodeError:
+        return Refusal(Reason.MALFORMED, "half of a surrogate pair")
+    if digest.hex() != event.id:
+        return Refusal(Reason.FORGED_ID, f"says {event.id[:16]}, is {digest.hex()[:16]}")
+    key = _parsed_key(event.pubkey)
+    if key is None or not key.verify(bytes.fromhex(event.sig), digest):
+        return Refusal(Reason.BAD_SIGNATURE, f"by {event.pubkey[:16]}")
+    return None
+
+
+@lru_cache(maxsize=16_384)  # some 3 MiB; parsing a key costs 5 us, and most events come from few keys
+def _parsed_key(pubkey: str) -> PublicKeyXOnly | None:
+    try:
+        return PublicKeyXOnly(bytes.fromhex(pubkey))
+    except ValueError:  # not the x coordinate of a point
+        return None

@@ -1,0 +1,197 @@
+"""The index: what this node knows of apps and publishers, in one SQLite file (WAL, one writer, many readers).
+
+Guarantees that everything in it passed the whole order of checks, and that a read-only, full, damaged or newer file is
+a clear problem and is left as it was. Methods are synchronous and may be called from any thread: point reads take
+microseconds; `ingest` verifies signatures and belongs in a worker thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from apps.names import AppName
+from market.discovery import reading
+from market.discovery.ingest import Candidate, Verified, Writing, open_claim, verify_candidate
+from market.discovery.reasons import Outcome
+from market.discovery.schema import connect, faults_of, migrate, transaction
+from market.errors import EnvironmentLacks, UsageProblem
+from market.identity.history import KeyHistory
+from market.model import Listing, Release, TrustEvidence
+
+MAX_RELAY_URL: Final = 255
+"""Characters; the bound that identity documents set for write relays too."""
+
+
+class Index:
+    """Opened by `open_index`, closed by leaving it as a context manager or by `close`."""
+
+    def __init__(self, path: Path, now: Callable[[], float]) -> None:
+        self._path = path
+        self._now = now
+        self._write_lock = threading.Lock()
+        self._read_lock = threading.Lock()
+        self._listeners: list[Callable[[frozenset[AppName]], None]] = []
+        self._writer = connect(path)
+        try:
+            migrate(self._writer, path)
+            self._reader = connect(path)
+        except BaseException:
+            self._writer.close()
+            raise
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish what is being written, then close the file."""
+        with self._write_lock, self._read_lock:
+            self._writer.close()
+            self._reader.close()
+
+    # Reading
+
+    def search(self, text: str, limit: int = 50, channel: str = "stable") -> list[Listing]:
+        """Apps whose title, summary, categories, id or publisher hold every word of the text, best first."""
+        with self._reading() as db:
+            return reading.search(db, text, limit, channel, self._now())
+
+    def candidates(self, app_id: str, channel: str = "stable") -> list[Listing]:
+        """One listing for each publisher that has an app of this id."""
+        with self._reading() as db:
+            names = reading.candidates(db, app_id)
+            return [reading.read_listing(db, name, channel, self._now()) for name in names]
+
+    def listing(self, app: AppName, channel: str = "stable") -> Listing | None:
+        """What is known of the app, or None."""
+        with self._reading() as db:
+            return reading.read_listing(db, app, channel, self._now()) if reading.exists(db, app) else None
+
+    def releases(self, app: AppName) -> list[Release]:
+        """Every valid release of the app, newest first by its signed number."""
+        with self._reading() as db:
+            return reading.releases(db, app)
+
+    def evidence(self) -> TrustEvidence:
+        """What trust is computed from."""
+        with self._reading() as db:
+            return reading.evidence(db)
+
+    def identity(self, did: str) -> KeyHistory | None:
+        """The publisher's key history, or None when it is unknown."""
+        with self._reading() as db:
+            return reading.read_history(db, did)
+
+    def events_of(self, app: AppName) -> list[dict[str, Any]]:
+        """The app's stored events with its publisher's identity, for relays that lost them."""
+        with self._reading() as db:
+            return reading.events_of(db, app)
+
+    def people_of_interest(self, seeds: Iterable[str], limit: int) -> list[str]:
+        """Hex Nostr keys whose follow lists matter, the seeds first."""
+        with self._reading() as db:
+            return reading.people_of_interest(db, seeds, limit)
+
+    def lags(self) -> dict[str, int]:
+        """For each relay, of how many apps it showed an older head than the newest one known."""
+        with self._reading() as db:
+            return reading.lags(db)
+
+    def relays(self) -> tuple[str, ...]:
+        """The operator's relays, in the order they were added."""
+        with self._reading() as db:
+            return tuple(row[0] for row in db.execute("SELECT url FROM relays ORDER BY added").fetchall())
+
+    # Writing
+
+    def add_relay(self, url: str) -> None:
+        """Remember a relay. Raises UsageProblem for anything but ws:// or wss://."""
+        if not url.startswith(("ws://", "wss://")) or len(url) > MAX_RELAY_URL or not url.isprintable() or " " in url:
+            raise UsageProblem("not a relay's address", where=url[:80], remedy="use wss://HOST or ws://HOST:PORT")
+        with self._writing() as db:
+            db.execute("INSERT OR IGNORE INTO relays (url) VALUES (?)", (url.rstrip("/"),))
+
+    def remove_relay(self, url: str) -> None:
+        """Forget a relay; what it served stays."""
+        with self._writing() as db:
+            db.execute("DELETE FROM relays WHERE url = ?", (url.rstrip("/"),))
+
+    def ingest(self, batch: Sequence[Candidate]) -> list[Outcome]:
+        """Put a batch (a few hundred at most) through all checks after the filter's; one outcome each, in order.
+
+        Call it in a worker thread. Raises EnvironmentLacks when the disk is full: then nothing of the batch is stored,
+        and everything will be asked for again.
+        """
+        genuine: list[Candidate] = []
+        forged: dict[int, Outcome] = {}
+        for place, candidate in enumerate(batch):
+            if (refusal := verify_candidate(candidate)) is not None:
+                forged[place] = refusal.outcome
+            else:
+                genuine.append(candidate)
+        stored = iter(self._store(genuine))
+        return [forged[place] if place in forged else next(stored) for place in range(len(batch))]
+
+    def revisit(self) -> None:
+        """Look again at events that were dated ahead and are due now."""
+        self._write(())
+
+    def on_change(self, listener: Callable[[frozenset[AppName]], None]) -> None:
+        """Call the listener after each commit that changed a listing; in the thread that wrote. Empty: only people."""
+        self._listeners.append(listener)
+
+    def _store(self, genuine: Sequence[Candidate]) -> list[Outcome]:
+        # De-duplicated only now: an id counts as known once an event with a genuine id and signature was accepted.
+        known = self._known([candidate.event.id for candidate in genuine])
+        opened = [Verified(one.event, one.relay) if one.event.id in known else open_claim(one) for one in genuine]
+        return self._write(opened) if opened else []
+
+    def _known(self, ids: Sequence[str]) -> frozenset[str]:
+        with self._reading() as db:
+            marks = ",".join("?" * len(ids))
+            found = db.execute(f"SELECT id FROM events WHERE id IN ({marks})", tuple(ids))
+            return frozenset(row[0] for row in found.fetchall())
+
+    def _write(self, batch: Sequence[Verified]) -> list[Outcome]:
+        with self._writing() as db:
+            work = Writing(db, self._now())
+            outcomes = work.apply(batch)
+        if work.changed or work.people_changed:
+            for listener in self._listeners:
+                listener(frozenset(work.changed))
+        return outcomes
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._read_lock, faults_of(self._path):
+            yield self._reader
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._write_lock, faults_of(self._path), transaction(self._writer):
+            yield self._writer
+
+
+def open_index(path: Path, *, now: Callable[[], float] = time.time) -> Index:
+    """The index in the file, made or migrated if need be. Use it as a context manager, or close it.
+
+    `now` gives Unix seconds. Raises EnvironmentLacks (read-only or full), BadIndex (damaged, newer, not an index).
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentLacks(
+            f"can not be made: {error.strerror}", where=str(path.parent), remedy="choose another --home"
+        ) from error
+    return Index(path, now)

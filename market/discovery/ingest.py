@@ -1,0 +1,204 @@
+"""From verified events to rows: one batch, one transaction.
+
+Guarantees the second half of the order of checks for every event of a batch, that an event and the high-water marks it
+moves are stored together or not at all, and that events which arrived too early are looked at again when what they
+waited for arrives. Refuses to know relays beyond their name, and the clock.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from apps.names import AppName
+from market.discovery import rows
+from market.discovery.checks import (
+    MAX_AHEAD,
+    Accept,
+    AcceptIdentity,
+    Claim,
+    Mark,
+    Proven,
+    check_document,
+    entry_of,
+    judge,
+)
+from market.discovery.documents import HeadDocument, ManifestDocument, ReleaseDocument, RevokeDocument, number_of
+from market.discovery.events import FOLLOW_KIND, Event, verify
+from market.discovery.reasons import Fate, Outcome, Reason, Refusal, SetAside
+from market.identity.history import Folded, KeyHistory
+
+MAX_REVISITED: Final = 500
+"""Events looked at again in one transaction because their time has come; the rest waits for the next."""
+
+MAX_FOLLOWS: Final = 5000
+"""Keys in one follow list; 64 KiB hold fewer than a thousand, so this only matters if that bound ever grows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An event that passed `checks.check_frame`, and the relay that sent it."""
+
+    event: Event
+    relay: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """An event whose id and signature are genuine, with its claim or the refusal of its document."""
+
+    event: Event
+    relay: str
+    claim: Claim | Refusal | None = None
+    """None when no document was opened: a follow list, or an event that was stored already."""
+
+
+def verify_candidate(candidate: Candidate) -> Refusal | None:
+    """Id and Schnorr signature. CPU only: call it in a worker thread."""
+    return verify(candidate.event)
+
+
+def open_claim(candidate: Candidate) -> Verified:
+    """Canonical form, members and proof of an event that is genuine and new. CPU only."""
+    event = candidate.event
+    if event.kind == FOLLOW_KIND:
+        return Verified(event, candidate.relay)
+    return Verified(event, candidate.relay, check_document(event))
+
+
+@dataclass(slots=True)
+class Writing:
+    """One transaction's work. `changed` collects the apps whose listing may read differently now."""
+
+    db: sqlite3.Connection
+    now: float
+    changed: set[AppName] = field(default_factory=set)
+    people_changed: bool = False
+    _histories: dict[str, KeyHistory] = field(default_factory=dict)
+    _moved: list[str] = field(default_factory=list)
+
+    def apply(self, batch: Sequence[Verified]) -> list[Outcome]:
+        """The outcome of each, in order; then whatever waited for them."""
+        outcomes = [self._apply(one) for one in batch]
+        self.revisit()
+        return outcomes
+
+    def revisit(self) -> None:
+        """Look again at events whose time has come, and at those that waited for an identity that has moved."""
+        self._again(rows.take_due(self.db, self.now, MAX_REVISITED))
+        while self._moved:  # ends: each round needs a history or a binding that grew, and both are bounded
+            self._again(rows.take_waiting(self.db, self._moved.pop()))
+
+    def _again(self, waiting: Iterable[tuple[Event, str]]) -> None:
+        for event, relay in waiting:
+            self._apply(open_claim(Candidate(event, relay)))
+
+    def _apply(self, one: Verified) -> Outcome:
+        if self.db.execute("SELECT 1 FROM events WHERE id = ?", (one.event.id,)).fetchone():
+            rows.note_relay(self.db, one.event.id, one.relay)
+            rows.note_served_again(self.db, one.relay, one.event.id)
+            return Outcome(Fate.KNOWN)
+        if one.event.kind == FOLLOW_KIND:
+            return self._follow_list(one.event, one.relay)
+        claim = one.claim or check_document(one.event)  # it was known, and went since
+        return claim.outcome if isinstance(claim, Refusal) else self._document(claim, one)
+
+    def _document(self, claim: Claim, one: Verified) -> Outcome:
+        did = claim.document.publisher
+        history = self._history(did)
+        decision = judge(claim, rows.load_standing(self.db, claim, history), self.now)
+        match decision:
+            case SetAside():
+                rows.set_aside(self.db, one.event, one.relay, did, decision.wake)
+                return Outcome(Fate.ASIDE, decision.reason)
+            case Refusal():
+                if decision.reason is Reason.ROLLBACK:
+                    self._note_served(claim, one.relay)
+                return decision.outcome
+            case Proven():
+                return self._keep_proof(claim, one, decision)
+            case AcceptIdentity():
+                return self._accept_identity(claim, one, decision)
+            case Accept():
+                return self._accept(claim, one, decision.mark)
+
+    def _accept_identity(self, claim: Claim, one: Verified, decision: AcceptIdentity) -> Outcome:
+        did, seq = claim.document.publisher, number_of(claim.document)
+        self._histories[did] = decision.history
+        new_binding = rows.bind(self.db, did, one.event.pubkey, one.event.id)
+        if decision.outcome is Folded.KNOWN and not new_binding:
+            return Outcome(Fate.KNOWN)
+        rows.store_event(self.db, one.event, one.relay)
+        rows.store_document(self.db, claim, Mark(seq, seq))
+        self._moved.append(did)
+        self.people_changed = True
+        self._touch_all(did)
+        return Outcome(Fate.ACCEPTED)
+
+    def _keep_proof(self, claim: Claim, one: Verified, proven: Proven) -> Outcome:
+        document, did = claim.document, claim.document.publisher
+        if proven.history is not None:
+            self._histories[did] = proven.history
+        keys = number_of(document) if proven.history is not None else self._keys_of(claim)
+        rows.store_event(self.db, one.event, one.relay)
+        rows.store_document(self.db, claim, Mark(keys, number_of(document)), proof_only=True)
+        kind = proven.refusal.reason.value
+        rows.store_fault(self.db, did, kind, document, number_of(document), proven.against)
+        self._touch_all(did)
+        return proven.refusal.outcome
+
+    def _accept(self, claim: Claim, one: Verified, mark: Mark) -> Outcome:
+        document, did = claim.document, claim.document.publisher
+        if not rows.store_document(self.db, claim, mark):
+            return Outcome(Fate.KNOWN)  # the same document in another event; the first one is kept for broadcasting
+        rows.store_event(self.db, one.event, one.relay)
+        rows.raise_mark(self.db, did, document.type, document.name, mark)
+        match document:
+            case RevokeDocument():
+                rows.store_revocation(self.db, document, claim.digest)
+                self._touch_all(did)
+            case HeadDocument() | ReleaseDocument() | ManifestDocument():
+                if not isinstance(document, ReleaseDocument):
+                    rows.prune_older(self.db, document, mark)
+                rows.advance_offers(self.db, did, document.name)
+                self._note_served(claim, one.relay)
+                self._touch(AppName(did, document.name))
+            case _:
+                rows.prune_older(self.db, document, mark)
+                self.people_changed = True
+        return Outcome(Fate.ACCEPTED)
+
+    def _follow_list(self, event: Event, relay: str) -> Outcome:
+        if event.created_at > self.now + MAX_AHEAD:
+            person = f"nostr:{event.pubkey}"
+            rows.set_aside(self.db, event, relay, person, event.created_at - MAX_AHEAD)
+            return Outcome(Fate.ASIDE, Reason.FUTURE)
+        if not rows.replace_follows(self.db, event, MAX_FOLLOWS):
+            return Outcome(Fate.REFUSED, Reason.ROLLBACK, "an older follow list")
+        rows.store_event(self.db, event, relay)
+        self.people_changed = True
+        return Outcome(Fate.ACCEPTED)
+
+    def _history(self, did: str) -> KeyHistory:
+        if did not in self._histories:
+            self._histories[did] = rows.load_history(self.db, did)
+        return self._histories[did]
+
+    def _keys_of(self, claim: Claim) -> int:
+        entry = entry_of(claim, self._history(claim.document.publisher))
+        return entry.entry.seq if entry else 0
+
+    def _note_served(self, claim: Claim, relay: str) -> None:
+        if isinstance(claim.document, HeadDocument):
+            mark = Mark(self._keys_of(claim), claim.document.epoch)
+            rows.note_served(self.db, relay, claim.document.publisher, claim.document.name, mark)
+
+    def _touch(self, app: AppName) -> None:
+        rows.refresh_listing(self.db, app)
+        self.changed.add(app)
+
+    def _touch_all(self, did: str) -> None:
+        for (app,) in self.db.execute("SELECT app FROM listings WHERE did = ?", (did,)).fetchall():
+            self.changed.add(AppName(did, app))

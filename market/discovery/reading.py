@@ -1,0 +1,262 @@
+"""What the index tells: listings, releases, evidence, as plain functions over one SQLite connection.
+
+Guarantees that a listing offers a release only when the newest valid head names it and the release itself passed every
+check, and that whatever speaks against it is a flag. Refuses to know trust: a flag is a fact, not a verdict.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from apps.names import AppName, Digest
+from market.discovery import rows
+from market.discovery.checks import Mark
+from market.discovery.documents import (
+    AttestDocument,
+    HeadDocument,
+    ManifestDocument,
+    ReleaseDocument,
+    to_attestation,
+    to_release,
+)
+from market.identity.history import KeyHistory
+from market.model import Attestation, Flag, FlagKind, Listing, Release, TrustEvidence
+
+MAX_WORDS: Final = 8
+"""Words of a search that count; FTS5 intersects one list for each."""
+
+_WORD = re.compile(r"\w+")
+
+
+def search(db: sqlite3.Connection, text: str, limit: int, channel: str, now: float) -> list[Listing]:
+    """Apps whose texts hold every word (as a prefix), best first; all apps by title when there is no word."""
+    words = _WORD.findall(text.lower())[:MAX_WORDS]
+    if words:
+        # Quoted, so that a searcher's AND, NEAR or * is a word like any other (sqlite FTS5, section 3.2).
+        found = db.execute(
+            "SELECT l.did, l.app FROM listing_text AS t JOIN listings AS l ON l.id = t.rowid WHERE listing_text MATCH ?"
+            " ORDER BY bm25(listing_text, 8.0, 2.0, 4.0, 1.0, 8.0), l.app, l.did LIMIT ?",
+            (" ".join(f'"{word}"*' for word in words), limit),
+        )
+    else:
+        found = db.execute(
+            "SELECT l.did, l.app FROM listing_text AS t JOIN listings AS l ON l.id = t.rowid"
+            " ORDER BY t.title COLLATE NOCASE, l.did LIMIT ?",
+            (limit,),
+        )
+    return [read_listing(db, AppName(*row), channel, now) for row in found.fetchall()]
+
+
+def candidates(db: sqlite3.Connection, app_id: str) -> list[AppName]:
+    """Every publisher's app of this id."""
+    found = db.execute("SELECT did, app FROM listings WHERE app = ? ORDER BY did", (app_id,))
+    return [AppName(*row) for row in found.fetchall()]
+
+
+def exists(db: sqlite3.Connection, app: AppName) -> bool:
+    """Whether anything valid is known of the app."""
+    found = db.execute("SELECT 1 FROM listings WHERE did = ? AND app = ?", (app.publisher, app.id))
+    return found.fetchone() is not None
+
+
+def read_listing(db: sqlite3.Connection, app: AppName, channel: str, now: float) -> Listing:
+    """The app for people, the release on offer and every flag, for an app that exists."""
+    manifest = rows.newest(db, app.publisher, "manifest", app.id)
+    manifest = manifest if isinstance(manifest, ManifestDocument) else None
+    head = rows.newest(db, app.publisher, "head", app.id)
+    head = head if isinstance(head, HeadDocument) else None
+    release = _offered(db, app, head, channel) if head else None
+    return Listing(
+        app=app,
+        title=manifest.title if manifest else app.id,
+        summary=manifest.summary if manifest else "",
+        categories=manifest.categories if manifest else (),
+        homepage=manifest.homepage if manifest else "",
+        release=release,
+        head_epoch=head.epoch if head else None,
+        head_expires=head.expires if head else None,
+        nostr_pubkeys=bound_keys(db, app.publisher),
+        flags=_flags(db, app, head, channel, now),
+        relays=_relays(db, app, release),
+        extra=_extra(manifest, head),
+    )
+
+
+def releases(db: sqlite3.Connection, app: AppName) -> list[Release]:
+    """Every valid release, newest first by its signed number; withdrawn ones are left out."""
+    found = db.execute(
+        "SELECT body FROM documents AS d WHERE did = ? AND type = 'release' AND name = ? AND revoked_by IS NULL"
+        " AND NOT proof_only AND NOT EXISTS"
+        " (SELECT 1 FROM revocations AS r WHERE r.did = d.did AND r.target = d.digest)"
+        " ORDER BY keys DESC, number DESC",
+        (app.publisher, app.id),
+    )
+    read = [rows.stored_document(body) for (body,) in found.fetchall()]
+    return [to_release(document, digest) for document, digest in read if isinstance(document, ReleaseDocument)]
+
+
+def bound_keys(db: sqlite3.Connection, did: str) -> tuple[str, ...]:
+    """Nostr keys bound to the publisher in both directions, first seen first."""
+    latest = _latest_nostr(db, did)
+    found = db.execute("SELECT pubkey FROM bindings WHERE did = ? ORDER BY seen", (did,))
+    return tuple(row[0] for row in found.fetchall() if row[0] in latest)
+
+
+def evidence(db: sqlite3.Connection) -> TrustEvidence:
+    """Follow edges, votes and bindings. A Nostr key that two publishers carry counts for the one seen first."""
+    bound: dict[str, str] = {}
+    named: dict[str, frozenset[str]] = {}
+    for did, pubkey in db.execute("SELECT did, pubkey FROM bindings ORDER BY seen").fetchall():
+        if did not in named:
+            named[did] = _latest_nostr(db, did)
+        if pubkey in named[did]:
+            bound.setdefault(pubkey, did)
+    edges = db.execute("SELECT author, target FROM follows ORDER BY author, target").fetchall()
+    follows = tuple((_person(author, bound), _person(target, bound)) for author, target in edges)
+    return TrustEvidence(follows=follows, attestations=tuple(_attestations(db)), bound=bound)
+
+
+def people_of_interest(db: sqlite3.Connection, seeds: Iterable[str], limit: int) -> list[str]:
+    """Hex keys whose follow lists matter: the seeds, bound publishers, and whom they follow, at most `limit`."""
+    found = dict.fromkeys(seeds)
+    found.update(
+        dict.fromkeys(row[0] for row in db.execute("SELECT pubkey FROM bindings ORDER BY seen LIMIT ?", (limit,)))
+    )
+    for author in list(found):
+        if len(found) >= limit:
+            break
+        for (target,) in db.execute("SELECT target FROM follows WHERE author = ? ORDER BY target", (author,)):
+            found.setdefault(target)
+    return list(found)[:limit]
+
+
+def lags(db: sqlite3.Connection) -> dict[str, int]:
+    """R-DS8: for each relay, of how many apps it showed an older head than the newest known."""
+    found = db.execute(
+        "SELECT s.relay, count(*) FROM served AS s"
+        " JOIN marks AS m ON m.did = s.did AND m.type = 'head' AND m.name = s.app"
+        " WHERE (s.keys, s.number) < (m.keys, m.number) GROUP BY s.relay"
+    )
+    return dict(found.fetchall())
+
+
+def events_of(db: sqlite3.Connection, app: AppName) -> list[dict[str, Any]]:
+    """The stored events of the app and of its publisher's identity, as they were signed, for broadcasting again."""
+    found = db.execute(
+        "SELECT DISTINCT e.raw FROM events AS e JOIN documents AS d ON d.event_id = e.id"
+        " WHERE d.did = ? AND (d.type IN ('identity', 'revoke') OR d.name = ?) ORDER BY e.created_at, e.id",
+        (app.publisher, app.id),
+    )
+    return [msgspec.json.decode(raw) for (raw,) in found.fetchall()]
+
+
+def read_history(db: sqlite3.Connection, did: str) -> KeyHistory | None:
+    """The publisher's key history, or None when nothing is known of it."""
+    history = rows.load_history(db, did)
+    return history if history.entries else None
+
+
+def _offered(db: sqlite3.Connection, app: AppName, head: HeadDocument, channel: str) -> Release | None:
+    ref = head.releases.get(channel)
+    if ref is None:
+        return None
+    row = db.execute(
+        "SELECT body, keys, number FROM documents WHERE digest = ? AND did = ? AND type = 'release' AND name = ?"
+        " AND revoked_by IS NULL",
+        (ref.digest, app.publisher, app.id),
+    ).fetchone()
+    if row is None or (row[1], row[2]) != (ref.keys, ref.seq):
+        return None
+    best = rows.load_offer(db, app, channel)
+    if best is not None and Mark(row[1], row[2]) < best:
+        return None
+    document, digest = rows.stored_document(row[0])
+    return to_release(document, digest) if isinstance(document, ReleaseDocument) else None
+
+
+def _flags(
+    db: sqlite3.Connection, app: AppName, head: HeadDocument | None, channel: str, now: float
+) -> tuple[Flag, ...]:
+    did = app.publisher
+    found: list[Flag] = []
+    if not bound_keys(db, did):
+        found.append(Flag(FlagKind.UNBOUND, "no Nostr key speaks for the publisher any more"))
+    for kind, type_, name, number, proof in db.execute(
+        "SELECT kind, type, name, number, evidence FROM faults WHERE did = ? ORDER BY kind, type, name, number", (did,)
+    ).fetchall():
+        text = f"the publisher signed two different documents as {type_} {name} number {number}"
+        found.append(Flag(FlagKind(kind), text, tuple(msgspec.json.decode(proof))))
+    if head is None or channel not in head.releases:
+        found.append(Flag(FlagKind.NO_HEAD, f"the publisher says of no release that it is the newest on {channel}"))
+    if head is not None and channel in head.releases:
+        found.extend(_revoked(db, did, head.releases[channel].digest))
+    if head is not None and head.expires <= now:
+        silent = int(now - head.made) // 86_400
+        until = datetime.fromtimestamp(head.expires, UTC).date().isoformat()
+        text = f"the publisher has confirmed nothing for {silent} days (its word was good until {until})"
+        found.append(Flag(FlagKind.STALE, text))
+    return tuple(found)
+
+
+def _revoked(db: sqlite3.Connection, did: str, digest: str) -> list[Flag]:
+    by_name = db.execute("SELECT digest FROM revocations WHERE did = ? AND target = ?", (did, digest)).fetchall()
+    by_key = db.execute(
+        "SELECT revoked_by FROM documents WHERE did = ? AND digest = ? AND revoked_by IS NOT NULL", (did, digest)
+    ).fetchall()
+    flags = []
+    if by_name:
+        flags.append(Flag(FlagKind.REVOKED, "the publisher withdrew this release", tuple(row[0] for row in by_name)))
+    if by_key:
+        flags.append(Flag(FlagKind.REVOKED, "it was signed by a revoked key", tuple(row[0] for row in by_key)))
+    return flags
+
+
+def _relays(db: sqlite3.Connection, app: AppName, release: Release | None) -> tuple[str, ...]:
+    found = db.execute(
+        "SELECT DISTINCT r.relay FROM event_relays AS r JOIN documents AS d ON d.event_id = r.event_id"
+        " WHERE d.did = ? AND d.name = ? AND (d.type = 'head' OR d.digest = ?) AND NOT d.proof_only ORDER BY r.relay",
+        (app.publisher, app.id, release.digest.hex if release else ""),
+    )
+    return tuple(row[0] for row in found.fetchall())
+
+
+def _extra(manifest: ManifestDocument | None, head: HeadDocument | None) -> dict[str, Any]:
+    extra: dict[str, Any] = {}
+    if manifest is not None:
+        extra |= {"permissions": manifest.permissions, "source": manifest.source, "manifest_seq": manifest.seq}
+    if head is not None:
+        extra |= {"head_made": head.made, "channels": {name: ref.version for name, ref in head.releases.items()}}
+    return extra
+
+
+def _latest_nostr(db: sqlite3.Connection, did: str) -> frozenset[str]:
+    row = db.execute(
+        "SELECT body FROM documents WHERE did = ? AND type = 'identity' AND NOT proof_only"
+        " ORDER BY number DESC LIMIT 1",
+        (did,),
+    ).fetchone()
+    return frozenset(msgspec.json.decode(row[0])["nostr"]) if row else frozenset()
+
+
+def _person(pubkey: str, bound: dict[str, str]) -> str:
+    return bound.get(pubkey, f"nostr:{pubkey}")
+
+
+def _attestations(db: sqlite3.Connection) -> list[Attestation]:
+    found = db.execute(
+        "SELECT body FROM documents WHERE type = 'attest' AND revoked_by IS NULL AND NOT proof_only"
+        " ORDER BY did, name, keys DESC, number DESC, digest"
+    )
+    latest: dict[tuple[str, Digest], Attestation] = {}
+    for (body,) in found.fetchall():
+        document, _ = rows.stored_document(body)
+        if isinstance(document, AttestDocument):
+            vote = to_attestation(document)
+            latest.setdefault((vote.voter, vote.subject), vote)
+    return list(latest.values())

@@ -1,0 +1,333 @@
+"""What the index remembers of publishers, as plain functions over one SQLite connection.
+
+Guarantees nothing by itself: every function runs inside a transaction that its caller holds. Knows rows and no rules;
+the rules are in `checks`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from apps.names import AppName, Digest
+from market.discovery.checks import Claim, Mark, Standing, entry_of
+from market.discovery.documents import (
+    Document,
+    HeadDocument,
+    ManifestDocument,
+    ReleaseDocument,
+    RevokeDocument,
+    number_of,
+    parse_document,
+)
+from market.discovery.events import Event
+from market.identity.didkey import encode_public, key_text
+from market.identity.history import KeyHistory, SignedEntry
+
+MAX_ASIDE_PER_RELAY: Final = 1024
+"""Events that wait, by relay: a relay that floods pushes out what itself brought, and nothing of others. At 64 KiB each
+the worst relay costs 64 MiB of disk."""
+
+
+def load_history(db: sqlite3.Connection, did: str) -> KeyHistory:
+    """The publisher's history as it was folded."""
+    rows = db.execute(
+        "SELECT body, proof_only FROM documents WHERE did = ? AND type = 'identity' ORDER BY proof_only, number", (did,)
+    ).fetchall()
+    signed = [(SignedEntry.from_document(msgspec.json.decode(body)), bool(fork)) for body, fork in rows]
+    return KeyHistory(
+        did,
+        tuple(entry for entry, fork in signed if not fork),
+        tuple(entry for entry, fork in signed if fork),
+    )
+
+
+def load_standing(db: sqlite3.Connection, claim: Claim, history: KeyHistory) -> Standing:
+    """What `checks.judge` needs for this claim."""
+    document, did = claim.document, claim.document.publisher
+    keys, releases = _revocations(db, did)
+    entry = entry_of(claim, history)
+    return Standing(
+        history=history,
+        carried=frozenset(row[0] for row in db.execute("SELECT pubkey FROM bindings WHERE did = ?", (did,))),
+        revoked_keys=keys,
+        revoked_releases=releases,
+        mark=load_mark(db, did, document.type, document.name),
+        rivals=_rivals(db, document, entry.entry.seq) if entry else {},
+        offers=_offers(db, did, document) if isinstance(document, HeadDocument) else {},
+    )
+
+
+def _revocations(db: sqlite3.Connection, did: str) -> tuple[dict[str, dict[str, int]], frozenset[str]]:
+    keys: dict[str, dict[str, int]] = {}
+    releases: set[str] = set()
+    for kind, target, last in db.execute("SELECT kind, target, last FROM revocations WHERE did = ?", (did,)):
+        if kind == "release":
+            releases.add(target)
+            continue
+        limits = msgspec.json.decode(last, type=dict[str, int])
+        before = keys.get(target)
+        # Two revocations of one key: the stricter holds, and an app that one of them leaves out has no valid number.
+        keys[target] = limits if before is None else {a: min(n, before[a]) for a, n in limits.items() if a in before}
+    return keys, frozenset(releases)
+
+
+def _rivals(db: sqlite3.Connection, document: Document, keys: int) -> dict[str, str]:
+    version = document.version if isinstance(document, ReleaseDocument) else None
+    rows = db.execute(
+        "SELECT digest, event_id FROM documents WHERE did = ? AND type = ? AND name = ? AND keys = ?"
+        " AND (number = ? OR version = ?) AND revoked_by IS NULL",
+        (document.publisher, document.type, document.name, keys, number_of(document), version),
+    )
+    return dict(rows.fetchall())
+
+
+def _offers(db: sqlite3.Connection, did: str, head: HeadDocument) -> dict[str, Mark]:
+    found = {channel: load_offer(db, AppName(did, head.name), channel) for channel in head.releases}
+    return {channel: mark for channel, mark in found.items() if mark}
+
+
+def _still_valid(db: sqlite3.Connection, did: str, app: str, mark: Mark) -> bool:
+    row = db.execute(
+        "SELECT 1 FROM documents AS d WHERE did = ? AND type = 'release' AND name = ? AND keys = ? AND number = ?"
+        " AND revoked_by IS NULL"
+        " AND NOT EXISTS (SELECT 1 FROM revocations AS r WHERE r.did = d.did AND r.target = d.digest)",
+        (did, app, mark.keys, mark.number),
+    ).fetchone()
+    return row is not None
+
+
+def load_mark(db: sqlite3.Connection, did: str, type_: str, name: str) -> Mark | None:
+    row = db.execute(
+        "SELECT keys, number FROM marks WHERE did = ? AND type = ? AND name = ?", (did, type_, name)
+    ).fetchone()
+    return Mark(*row) if row else None
+
+
+def raise_mark(db: sqlite3.Connection, did: str, type_: str, name: str, mark: Mark) -> None:
+    """Move a high-water mark forward; it never moves back."""
+    db.execute(
+        "INSERT INTO marks VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET keys = excluded.keys, number = excluded.number"
+        " WHERE (excluded.keys, excluded.number) > (keys, number)",
+        (did, type_, name, mark.keys, mark.number),
+    )
+
+
+def store_event(db: sqlite3.Connection, event: Event, relay: str) -> None:
+    db.execute(
+        "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?)",
+        (event.id, event.pubkey, event.kind, event.created_at, event.to_bytes()),
+    )
+    note_relay(db, event.id, relay)
+
+
+def note_relay(db: sqlite3.Connection, event_id: str, relay: str) -> None:
+    db.execute("INSERT OR IGNORE INTO event_relays VALUES (?, ?)", (event_id, relay))
+
+
+def drop_event(db: sqlite3.Connection, event_id: str) -> None:
+    db.execute("DELETE FROM events WHERE id = ?", (event_id,))
+    db.execute("DELETE FROM event_relays WHERE event_id = ?", (event_id,))
+
+
+def store_document(db: sqlite3.Connection, claim: Claim, mark: Mark, *, proof_only: bool = False) -> bool:
+    """Whether it is new."""
+    document = claim.document
+    version, channel = (document.version, document.channel) if isinstance(document, ReleaseDocument) else ("", "")
+    cursor = db.execute(
+        "INSERT OR IGNORE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+        (
+            claim.digest.hex,
+            document.publisher,
+            document.type,
+            document.name,
+            mark.keys,
+            mark.number,
+            version,
+            channel,
+            encode_public(claim.signer),
+            document.made,
+            claim.event.id,
+            claim.event.content.encode(),
+            proof_only,
+        ),
+    )
+    return cursor.rowcount == 1
+
+
+def prune_older(db: sqlite3.Connection, document: Document, mark: Mark) -> None:
+    """Of what is replaced by newer numbers only the newest stays, and what proves an equivocation."""
+    rows = db.execute(
+        "SELECT digest, event_id FROM documents AS d"
+        " WHERE did = ? AND type = ? AND name = ? AND (keys, number) < (?, ?)"
+        " AND NOT EXISTS (SELECT 1 FROM faults AS f WHERE f.did = d.did AND instr(f.evidence, d.digest))",
+        (document.publisher, document.type, document.name, mark.keys, mark.number),
+    ).fetchall()
+    for digest, event_id in rows:
+        db.execute("DELETE FROM documents WHERE digest = ?", (digest,))
+        drop_event(db, event_id)
+
+
+def bind(db: sqlite3.Connection, did: str, pubkey: str, event_id: str) -> bool:
+    """Whether the Nostr key is new for this publisher."""
+    cursor = db.execute(
+        "INSERT OR IGNORE INTO bindings (did, pubkey, event_id) VALUES (?, ?, ?)", (did, pubkey, event_id)
+    )
+    return cursor.rowcount == 1
+
+
+def store_fault(
+    db: sqlite3.Connection, did: str, kind: str, document: Document, number: int, evidence: tuple[str, ...]
+) -> None:
+    db.execute(
+        "INSERT OR IGNORE INTO faults VALUES (?, ?, ?, ?, ?, ?)",
+        (did, kind, document.type, document.name, number, msgspec.json.encode(sorted(evidence)).decode()),
+    )
+
+
+def store_revocation(db: sqlite3.Connection, document: RevokeDocument, digest: Digest) -> None:
+    """From here on the target is revoked; what it had signed too late is marked so."""
+    did = document.publisher
+    if document.release is not UNSET:
+        db.execute(
+            "INSERT OR IGNORE INTO revocations VALUES (?, ?, ?, 'release', '{}')", (did, document.release, digest.hex)
+        )
+        return
+    last: Mapping[str, int] = document.last if document.last is not UNSET else {}
+    db.execute(
+        "INSERT OR IGNORE INTO revocations VALUES (?, ?, ?, 'key', ?)",
+        (did, document.name, digest.hex, msgspec.json.encode(dict(last)).decode()),
+    )
+    signed = db.execute(
+        "SELECT digest, name, number FROM documents WHERE did = ? AND signer = ? AND type != 'identity'",
+        (did, document.name),
+    ).fetchall()
+    for known, name, number in signed:
+        if number > last.get(name, -1):
+            db.execute("UPDATE documents SET revoked_by = ? WHERE digest = ?", (digest.hex, known))
+
+
+def advance_offers(db: sqlite3.Connection, did: str, app: str) -> None:
+    """A release counts as offered once both the head that names it and the release itself have passed every check."""
+    head = newest(db, did, "head", app)
+    if not isinstance(head, HeadDocument):
+        return
+    for channel, ref in head.releases.items():
+        row = db.execute(
+            "SELECT 1 FROM documents WHERE digest = ? AND did = ? AND type = 'release' AND name = ?"
+            " AND keys = ? AND number = ? AND revoked_by IS NULL",
+            (ref.digest, did, app, ref.keys, ref.seq),
+        ).fetchone()
+        if row:
+            raise_mark(db, did, "offer", f"{app}/{channel}", Mark(ref.keys, ref.seq))
+
+
+def newest(db: sqlite3.Connection, did: str, type_: str, name: str) -> Document | None:
+    """The highest document that is neither revoked nor kept only as a proof."""
+    row = db.execute(
+        "SELECT body FROM documents WHERE did = ? AND type = ? AND name = ? AND revoked_by IS NULL AND NOT proof_only"
+        " ORDER BY keys DESC, number DESC LIMIT 1",
+        (did, type_, name),
+    ).fetchone()
+    return stored_document(row[0])[0] if row else None
+
+
+def stored_document(body: bytes) -> tuple[Document, Digest]:
+    """A document that passed the checks before it was stored."""
+    decoded: dict[str, Any] = msgspec.json.decode(body)
+    return parse_document(decoded)
+
+
+def set_aside(db: sqlite3.Connection, event: Event, relay: str, did: str, wake: int) -> None:
+    """Keep an event for later, within the relay's share."""
+    db.execute(
+        "INSERT OR IGNORE INTO aside (event_id, relay, did, wake, raw) VALUES (?, ?, ?, ?, ?)",
+        (event.id, relay, did, wake, event.to_bytes()),
+    )
+    db.execute(
+        "DELETE FROM aside WHERE added IN"
+        " (SELECT added FROM aside WHERE relay = ? ORDER BY added DESC LIMIT -1 OFFSET ?)",
+        (relay, MAX_ASIDE_PER_RELAY),
+    )
+
+
+def take_waiting(db: sqlite3.Connection, did: str) -> Iterator[tuple[Event, str]]:
+    """Remove and yield the events that wait for this publisher, with the relay that brought each."""
+    rows = db.execute("DELETE FROM aside WHERE did = ? RETURNING added, raw, relay", (did,)).fetchall()
+    for _, raw, relay in sorted(rows):
+        yield msgspec.json.decode(raw, type=Event), relay
+
+
+def take_due(db: sqlite3.Connection, now: float, limit: int) -> Iterator[tuple[Event, str]]:
+    """Remove and yield at most `limit` events whose time has come."""
+    rows = db.execute(
+        "DELETE FROM aside WHERE added IN (SELECT added FROM aside WHERE wake > 0 AND wake <= ? ORDER BY wake LIMIT ?)"
+        " RETURNING added, raw, relay",
+        (int(now), limit),
+    ).fetchall()
+    for _, raw, relay in sorted(rows):
+        yield msgspec.json.decode(raw, type=Event), relay
+
+
+def replace_follows(db: sqlite3.Connection, event: Event, limit: int) -> bool:
+    """Store the author's newest follow list (NIP-02); whether it was newer than the one before."""
+    before = db.execute("SELECT created_at, event_id FROM follow_lists WHERE author = ?", (event.pubkey,)).fetchone()
+    # NIP-01: of two replaceable events with one time the lower id stays.
+    if before and (before[0], event.id) >= (event.created_at, before[1]):
+        return False
+    if before:
+        drop_event(db, before[1])
+    targets = list(dict.fromkeys(target for target in event.tag("p") if _is_key(target)))[:limit]
+    db.execute("DELETE FROM follows WHERE author = ?", (event.pubkey,))
+    db.executemany("INSERT INTO follows VALUES (?, ?)", [(event.pubkey, target) for target in targets])
+    db.execute("INSERT OR REPLACE INTO follow_lists VALUES (?, ?, ?)", (event.pubkey, event.created_at, event.id))
+    return True
+
+
+def _is_key(text: str) -> bool:
+    return len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)
+
+
+def note_served(db: sqlite3.Connection, relay: str, did: str, app: str, mark: Mark) -> None:
+    """R-DS8: the newest head that this relay has shown for the app."""
+    db.execute(
+        "INSERT INTO served VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET keys = excluded.keys, number = excluded.number"
+        " WHERE (excluded.keys, excluded.number) > (keys, number)",
+        (relay, did, app, mark.keys, mark.number),
+    )
+
+
+def note_served_again(db: sqlite3.Connection, relay: str, event_id: str) -> None:
+    """The same for an event that is stored already, if it is a head's."""
+    row = db.execute(
+        "SELECT did, name, keys, number FROM documents WHERE event_id = ? AND type = 'head'", (event_id,)
+    ).fetchone()
+    if row:
+        note_served(db, relay, row[0], row[1], Mark(row[2], row[3]))
+
+
+def refresh_listing(db: sqlite3.Connection, app: AppName) -> None:
+    """What search finds of the app: the newest manifest's texts, or its bare id until one arrives."""
+    db.execute("INSERT OR IGNORE INTO listings (did, app) VALUES (?, ?)", (app.publisher, app.id))
+    (row,) = db.execute("SELECT id FROM listings WHERE did = ? AND app = ?", (app.publisher, app.id)).fetchone()
+    found = newest(db, app.publisher, "manifest", app.id)
+    title, summary, categories = app.id, "", ""
+    if isinstance(found, ManifestDocument):
+        title, summary, categories = found.title, found.summary, " ".join(found.categories)
+    db.execute("DELETE FROM listing_text WHERE rowid = ?", (row,))
+    db.execute(
+        "INSERT INTO listing_text (rowid, title, summary, categories, publisher, app) VALUES (?, ?, ?, ?, ?, ?)",
+        (row, title, summary, categories, key_text(app.publisher), app.id),
+    )
+
+
+def load_offer(db: sqlite3.Connection, app: AppName, channel: str) -> Mark | None:
+    """The newest release offered before on the channel, unless it was withdrawn."""
+    mark = load_mark(db, app.publisher, "offer", f"{app.id}/{channel}")
+    return mark if mark and _still_valid(db, app.publisher, app.id, mark) else None

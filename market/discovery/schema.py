@@ -1,0 +1,147 @@
+"""The index's tables, as numbered migrations, and the one place where SQLite's faults become problems with a remedy.
+
+Guarantees that a database is at the newest schema or is not opened: each migration is one transaction together with its
+number, a file of a newer program or of another one is refused untouched. Refuses to know what the rows mean.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from market.errors import EnvironmentLacks, Problem, StillRunning
+
+APPLICATION_ID: Final = 0x41524359  # "ARCY": sqlite(5), PRAGMA application_id
+_BUSY_SECONDS: Final = 10.0
+
+MIGRATIONS: Final[tuple[str, ...]] = (
+    """
+    CREATE TABLE events (
+        id TEXT PRIMARY KEY, pubkey TEXT NOT NULL, kind INTEGER NOT NULL, created_at INTEGER NOT NULL, raw BLOB NOT NULL
+    );
+    CREATE TABLE event_relays (event_id TEXT, relay TEXT, PRIMARY KEY (event_id, relay)) WITHOUT ROWID;
+    CREATE TABLE documents (
+        digest TEXT PRIMARY KEY, did TEXT NOT NULL, type TEXT NOT NULL, name TEXT NOT NULL,
+        keys INTEGER NOT NULL, number INTEGER NOT NULL, version TEXT NOT NULL, channel TEXT NOT NULL,
+        signer TEXT NOT NULL, made INTEGER NOT NULL, event_id TEXT NOT NULL, body BLOB NOT NULL,
+        proof_only INTEGER NOT NULL, revoked_by TEXT
+    );
+    CREATE INDEX documents_by_name ON documents (did, type, name, keys, number);
+    CREATE INDEX documents_by_type ON documents (type, name);
+    CREATE TABLE bindings (
+        seen INTEGER PRIMARY KEY, did TEXT NOT NULL, pubkey TEXT NOT NULL, event_id TEXT NOT NULL, UNIQUE (did, pubkey)
+    );
+    CREATE TABLE marks (
+        did TEXT, type TEXT, name TEXT, keys INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (did, type, name)
+    ) WITHOUT ROWID;
+    CREATE TABLE revocations (
+        did TEXT, target TEXT, digest TEXT, kind TEXT NOT NULL, last TEXT NOT NULL, PRIMARY KEY (did, target, digest)
+    ) WITHOUT ROWID;
+    CREATE TABLE faults (
+        did TEXT, kind TEXT, type TEXT, name TEXT, number INTEGER, evidence TEXT NOT NULL,
+        PRIMARY KEY (did, kind, type, name, number)
+    ) WITHOUT ROWID;
+    CREATE TABLE listings (id INTEGER PRIMARY KEY, did TEXT NOT NULL, app TEXT NOT NULL, UNIQUE (did, app));
+    CREATE INDEX listings_by_app ON listings (app);
+    CREATE VIRTUAL TABLE listing_text USING fts5 (
+        title, summary, categories, publisher, app, tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3'
+    );
+    CREATE TABLE follow_lists (author TEXT PRIMARY KEY, created_at INTEGER NOT NULL, event_id TEXT NOT NULL);
+    CREATE TABLE follows (author TEXT, target TEXT, PRIMARY KEY (author, target)) WITHOUT ROWID;
+    CREATE TABLE aside (
+        added INTEGER PRIMARY KEY, event_id TEXT NOT NULL, relay TEXT NOT NULL, did TEXT NOT NULL,
+        wake INTEGER NOT NULL, raw BLOB NOT NULL, UNIQUE (event_id, relay)
+    );
+    CREATE INDEX aside_by_did ON aside (did);
+    CREATE INDEX aside_by_wake ON aside (wake);
+    CREATE INDEX aside_by_relay ON aside (relay, added);
+    CREATE TABLE relays (added INTEGER PRIMARY KEY, url TEXT NOT NULL UNIQUE);
+    CREATE TABLE served (
+        relay TEXT, did TEXT, app TEXT, keys INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (relay, did, app)
+    ) WITHOUT ROWID;
+    """,
+)
+
+
+class BadIndex(Problem):
+    """The index file is damaged, of a newer program, or of another one."""
+
+    kind = "bad-index"
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection in autocommit mode; transactions are explicit. It may be used by one thread at a time."""
+    with faults_of(path):
+        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            # sqlite(5): in WAL mode NORMAL loses no consistency, only the last transactions at a power cut; the relays
+            # still have those events.
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA cache_size = -8192")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the file to the newest schema. Raises BadIndex when it is newer, or no index at all."""
+    with faults_of(path), transaction(connection):
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (owner,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if owner != APPLICATION_ID and (owner or version or tables):
+            raise BadIndex("the file is another program's database", where=str(path), remedy="choose another --home")
+        if version > len(MIGRATIONS):
+            raise BadIndex(
+                f"made by a newer version of this program (schema {version}, this one knows {len(MIGRATIONS)})",
+                where=str(path),
+                remedy="update this program; the file was not changed",
+            )
+        for number, script in enumerate(MIGRATIONS[version:], version + 1):
+            for statement in filter(str.strip, script.split(";")):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing; takes SQLite's write lock at once, so that what was read inside still holds at the end."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK") if connection.in_transaction else None
+        raise
+    connection.execute("COMMIT")
+
+
+@contextmanager
+def faults_of(path: Path) -> Iterator[None]:
+    """Translate SQLite's errors about this file."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "locked" in text or "busy" in text:
+            raise StillRunning("another process holds the index", where=str(path), remedy="try again") from error
+        if "full" in text:
+            raise EnvironmentLacks(
+                "the disk is full", where=str(path), remedy=f"make room: df -h {path.parent}"
+            ) from error
+        raise EnvironmentLacks(
+            f"the index can not be used: {text}",
+            where=str(path),
+            remedy=f"make it writable: ls -ld {path.parent} {path}",
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise BadIndex(
+            f"the index is damaged: {error}",
+            where=str(path),
+            remedy=f"mv {path} {path}.damaged; it is filled again from the relays",
+        ) from error
