@@ -170,6 +170,11 @@ async def open_bridge() -> AsyncIterator[Bridge]:
                 with trio.CancelScope(shield=True):
                     await thread.ended.wait()
                 nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The nursery's own tasks deliver their faults to callers: a single one is the block's, as if it stood alone.
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from None
     finally:
         sys.setswitchinterval(switch)
 
