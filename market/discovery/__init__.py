@@ -1,11 +1,15 @@
 """Finding apps: signed documents in Nostr events, the order of checks, relay sessions, the index, publishing."""
 
 from market.discovery.documents import DEFAULT_HEAD_LIFE
+from market.discovery.embedded import relay_command
 from market.discovery.events import Event
 from market.discovery.index import Index, open_index
 from market.discovery.ingest import Candidate
+from market.discovery.publishing import PublishResult, publish
 from market.discovery.reasons import EXPLAINED, Fate, Outcome, Reason
+from market.discovery.relay import Phase, RelayState
 from market.discovery.schema import BadIndex
+from market.discovery.service import Discovery, SyncReport
 from market.discovery.signing import (
     SignedRelease,
     TooLarge,
@@ -22,15 +26,22 @@ __all__ = [
     "EXPLAINED",
     "BadIndex",
     "Candidate",
+    "Discovery",
     "Event",
     "Fate",
     "Index",
     "Outcome",
+    "Phase",
+    "PublishResult",
     "Reason",
+    "RelayState",
     "SignedRelease",
+    "SyncReport",
     "TooLarge",
     "open_index",
+    "publish",
     "refresh_head",
+    "relay_command",
     "sign_attestation",
     "sign_key_revocation",
     "sign_release",

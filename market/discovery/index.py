@@ -37,7 +37,6 @@ class Index:
         self._now = now
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
-        self._listeners: list[Callable[[frozenset[AppName]], None]] = []
         self._writer = connect(path)
         try:
             migrate(self._writer, path)
@@ -147,10 +146,6 @@ class Index:
         """Look again at events that were dated ahead and are due now."""
         self._write(())
 
-    def on_change(self, listener: Callable[[frozenset[AppName]], None]) -> None:
-        """Call the listener after each commit that changed a listing; in the thread that wrote. Empty: only people."""
-        self._listeners.append(listener)
-
     def _store(self, genuine: Sequence[Candidate]) -> list[Outcome]:
         # De-duplicated only now: an id counts as known once an event with a genuine id and signature was accepted.
         known = self._known([candidate.event.id for candidate in genuine])
@@ -166,11 +161,7 @@ class Index:
     def _write(self, batch: Sequence[Verified]) -> list[Outcome]:
         with self._writing() as db:
             work = Writing(db, self._now())
-            outcomes = work.apply(batch)
-        if work.changed or work.people_changed:
-            for listener in self._listeners:
-                listener(frozenset(work.changed))
-        return outcomes
+            return work.apply(batch)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

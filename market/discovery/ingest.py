@@ -70,12 +70,10 @@ def open_claim(candidate: Candidate) -> Verified:
 
 @dataclass(slots=True)
 class Writing:
-    """One transaction's work. `changed` collects the apps whose listing may read differently now."""
+    """One transaction's work, with what it has read of publishers so far."""
 
     db: sqlite3.Connection
     now: float
-    changed: set[AppName] = field(default_factory=set)
-    people_changed: bool = False
     _histories: dict[str, KeyHistory] = field(default_factory=dict)
     _moved: list[str] = field(default_factory=list)
 
@@ -133,8 +131,6 @@ class Writing:
         rows.store_event(self.db, one.event, one.relay)
         rows.store_document(self.db, claim, Mark(seq, seq))
         self._moved.append(did)
-        self.people_changed = True
-        self._touch_all(did)
         return Outcome(Fate.ACCEPTED)
 
     def _keep_proof(self, claim: Claim, one: Verified, proven: Proven) -> Outcome:
@@ -146,7 +142,6 @@ class Writing:
         rows.store_document(self.db, claim, Mark(keys, number_of(document)), proof_only=True)
         kind = proven.refusal.reason.value
         rows.store_fault(self.db, did, kind, document, number_of(document), proven.against)
-        self._touch_all(did)
         return proven.refusal.outcome
 
     def _accept(self, claim: Claim, one: Verified, mark: Mark) -> Outcome:
@@ -158,16 +153,14 @@ class Writing:
         match document:
             case RevokeDocument():
                 rows.store_revocation(self.db, document, claim.digest)
-                self._touch_all(did)
             case HeadDocument() | ReleaseDocument() | ManifestDocument():
                 if not isinstance(document, ReleaseDocument):
                     rows.prune_older(self.db, document, mark)
                 rows.advance_offers(self.db, did, document.name)
                 self._note_served(claim, one.relay)
-                self._touch(AppName(did, document.name))
+                rows.refresh_listing(self.db, AppName(did, document.name))
             case _:
                 rows.prune_older(self.db, document, mark)
-                self.people_changed = True
         return Outcome(Fate.ACCEPTED)
 
     def _follow_list(self, event: Event, relay: str) -> Outcome:
@@ -178,7 +171,6 @@ class Writing:
         if not rows.replace_follows(self.db, event, MAX_FOLLOWS):
             return Outcome(Fate.REFUSED, Reason.ROLLBACK, "an older follow list")
         rows.store_event(self.db, event, relay)
-        self.people_changed = True
         return Outcome(Fate.ACCEPTED)
 
     def _history(self, did: str) -> KeyHistory:
@@ -194,11 +186,3 @@ class Writing:
         if isinstance(claim.document, HeadDocument):
             mark = Mark(self._keys_of(claim), claim.document.epoch)
             rows.note_served(self.db, relay, claim.document.publisher, claim.document.name, mark)
-
-    def _touch(self, app: AppName) -> None:
-        rows.refresh_listing(self.db, app)
-        self.changed.add(app)
-
-    def _touch_all(self, did: str) -> None:
-        for (app,) in self.db.execute("SELECT app FROM listings WHERE did = ?", (did,)).fetchall():
-            self.changed.add(AppName(did, app))

@@ -1,0 +1,131 @@
+"""Handing events to relays, each on its own, until every one was answered or time is up.
+
+Guarantees that publishing again is harmless, that a relay which fails is tried again within the deadline, and that the
+result says of every relay what it took and what it refused and why. Whether that is enough is the caller's decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import trio
+
+from market.discovery import frames
+from market.discovery.connection import RelayConnection, RelayFault, open_relay
+from market.discovery.relay import next_delay
+
+OUTSTANDING: Final = 16
+"""Events offered before the first is answered: more than a release has, less than relays' rate limits."""
+
+_AGAIN: Final = ("rate-limited:", "error:")
+"""NIP-01: prefixes of an OK that say that the event may be taken later."""
+
+_FINE: Final = ("duplicate:", "replaced:")
+"""The relay has the event, or a newer one at its address."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishResult:
+    """What one relay did. `failed` maps event ids to the relay's words; `error` is a fault of the relay as a whole."""
+
+    relay: str
+    accepted: tuple[str, ...]
+    failed: Mapping[str, str]
+    error: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """For a door."""
+        first = next(iter(self.failed.values()), "")
+        return {
+            "url": self.relay,
+            "accepted": len(self.accepted),
+            "failed": dict(self.failed),
+            "error": self.error or first,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(slots=True)
+class _Offering:
+    """Which events are still to be taken. No I/O."""
+
+    events: Mapping[str, Mapping[str, Any]]
+    accepted: dict[str, None] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    later: dict[str, str] = field(default_factory=dict)
+
+    def missing(self) -> list[str]:
+        return [one for one in self.events if one not in self.accepted and one not in self.failed]
+
+    def answered(self, frame: frames.OkFrame) -> None:
+        if frame.event_id not in self.events:
+            return
+        if frame.accepted or frame.text.startswith(_FINE):
+            self.accepted[frame.event_id] = None
+            self.later.pop(frame.event_id, None)
+        elif frame.text.startswith(_AGAIN):
+            self.later[frame.event_id] = frame.text
+        else:
+            self.failed[frame.event_id] = frame.text or "refused without a reason"
+
+
+async def publish(
+    events: Sequence[Mapping[str, Any]], relays: Sequence[str], *, timeout: float
+) -> tuple[PublishResult, ...]:
+    """Offer the signed events to every relay at once, in their order, for at most `timeout` seconds.
+
+    Returns one result for each relay, in the order given. Never raises because of a relay.
+    """
+    by_id = {str(event["id"]): event for event in events}
+    results: dict[str, PublishResult] = {}
+
+    async def one(url: str) -> None:
+        results[url] = await _publish_to(url, by_id, timeout)
+
+    async with trio.open_nursery() as nursery:
+        for url in dict.fromkeys(relays):
+            nursery.start_soon(one, url)
+    return tuple(results[url] for url in dict.fromkeys(relays))
+
+
+async def _publish_to(url: str, events: Mapping[str, Mapping[str, Any]], timeout: float) -> PublishResult:
+    began = trio.current_time()
+    offering, error, delay = _Offering(events), "", 0.0
+    with trio.move_on_after(timeout) as deadline:
+        while offering.missing():
+            try:
+                error = ""
+                async with open_relay(url) as connection:
+                    await _offer(connection, offering)
+            except RelayFault as fault:
+                error = fault.what
+            if offering.missing():
+                delay = next_delay(delay, stable=False)
+                await trio.sleep(delay)
+    if deadline.cancelled_caught and not error:
+        error = f"{len(offering.missing())} events were not answered within {timeout:.0f} s"
+    return PublishResult(
+        relay=url,
+        accepted=tuple(offering.accepted),
+        failed={**dict.fromkeys(offering.missing(), error), **offering.later, **offering.failed},
+        error=error,
+        seconds=trio.current_time() - began,
+    )
+
+
+async def _offer(connection: RelayConnection, offering: _Offering) -> None:
+    """One connection's worth: offer what is missing, and read until each was answered."""
+    waiting = offering.missing()
+    outstanding: set[str] = set()
+    while waiting or outstanding:
+        while waiting and len(outstanding) < OUTSTANDING:
+            event_id = waiting.pop(0)
+            outstanding.add(event_id)
+            await connection.send(frames.offer(dict(offering.events[event_id])))
+        frame = frames.parse_frame(await connection.receive())
+        if isinstance(frame, frames.OkFrame):
+            offering.answered(frame)
+            outstanding.discard(frame.event_id)
