@@ -11,7 +11,7 @@ from apps.manifest import Manifest
 def permissions_of(manifest: Manifest) -> tuple[str, ...]:
     """Sorted words such as `internet`, `gpu`, `device:/dev/dri`, `capability:NET_BIND_SERVICE`, `writable-root`."""
     declared = manifest.permissions
-    words = set(declared.devices)
+    words: set[str] = set(declared.devices)
     if declared.internet == "outbound":
         words.add("internet")
     if declared.host_network:

@@ -36,7 +36,7 @@ def problem_to_json(problem: Problem) -> dict[str, Any]:
     """`type`, `title`, `detail`, `status` as RFC 9457 says; `where`, `remedy` and `exit_code` are this project's."""
     body = {
         "type": f"urn:archy:problem:{problem.kind}",
-        "title": problem.what,
+        "title": (problem.what.splitlines() or [""])[0],
         "status": _STATUS.get(problem.exit_code, 500),
         "detail": str(problem),
         "where": problem.where,
@@ -45,7 +45,7 @@ def problem_to_json(problem: Problem) -> dict[str, Any]:
     }
     errors = getattr(problem, "errors", None)
     if errors:
-        body["errors"] = [{"path": e[0], "message": e[1], "remedy": e[2]} for e in errors]
+        body["errors"] = [{"path": path, "message": message, "remedy": remedy} for path, message, remedy in errors]
     return body
 
 

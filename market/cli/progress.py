@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, a line per phase and per quarter elsewhere, nothing when asked to be quiet."""
+"""Progress on stderr: a bar on a terminal, a line per phase and per quarter elsewhere; nothing when quiet."""
 
 from __future__ import annotations
 

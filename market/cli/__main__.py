@@ -1,0 +1,5 @@
+import sys
+
+from market.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,271 @@
+"""Commands of a publisher: an identity, a relay, and an app's way from a folder to signed events on relays."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from apps.manifest import Manifest, parse_manifest_yaml
+from market.cli.options import json_option
+from market.cli.session import Session
+from market.cli.text import safe, size_text
+from market.errors import EnvironmentLacks, Problem, UsageProblem
+from market.node.config import split_address
+
+MAX_MANIFEST_BYTES: Final = 256 * 1024
+"""A manifest for people may carry comments; what is signed is bounded far lower."""
+
+PUBLISH_SECONDS: Final = 20.0
+
+
+def register(root: click.Group) -> None:
+    """Add this module's commands."""
+    for command in (identity, relay, app):
+        root.add_command(command)
+
+
+@click.group("id")
+def identity() -> None:
+    """Your publisher's identity: a DID, its key history and a Nostr key."""
+
+
+@identity.command("init")
+@json_option
+@click.pass_obj
+def id_init(session: Session) -> None:
+    """Make the inception, next-root, release and online keys, a Nostr key, and entry 0 of the key history."""
+    from market.identity import Keyring
+
+    session.home.create()
+    keyring = Keyring.create(session.home.identity)
+    session.show(_identity_json(session, keyring.did, keyring.npub), _identity_text)
+
+
+@identity.command("show")
+@json_option
+@click.pass_obj
+def id_show(session: Session) -> None:
+    """This home's DID and Nostr key."""
+    from market.identity import Keyring
+
+    keyring = Keyring.load(session.home.identity)
+    session.show(_identity_json(session, keyring.did, keyring.npub), _identity_text)
+
+
+def _identity_json(session: Session, did: str, npub: str) -> dict[str, Any]:
+    return {"schema": "archy/identity/1", "did": did, "npub": npub, "folder": str(session.home.identity)}
+
+
+def _identity_text(result: Mapping[str, Any]) -> str:
+    return (
+        f"{result['did']}\n  npub  {result['npub']}\n  keys  {result['folder']}\n"
+        "  Take the inception key and the next-root key off this machine now; neither signs releases."
+    )
+
+
+@click.group()
+def relay() -> None:
+    """A Nostr relay of your own."""
+
+
+@relay.command("run", epilog="Example: archy relay run --listen 127.0.0.1:7447")
+@click.option("--listen", default="127.0.0.1:7447", show_default=True, metavar="HOST:PORT")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Where events are kept.")
+@click.pass_obj
+def relay_run(session: Session, listen: str, data: Path | None) -> None:
+    """Start an embedded relay with a persistent store, so that one machine or a LAN needs nothing else."""
+    from market.discovery import relay_command
+
+    try:
+        split_address(listen)
+    except ValueError as error:
+        raise UsageProblem(f"--listen {listen!r} {error}") from error
+    session.home.create()
+    argv = relay_command(listen, data or session.home.root / "relay")
+    os.execv(argv[0], argv)
+
+
+@click.group()
+def app() -> None:
+    """An app's way to the market: validate, render, pack, sign, publish."""
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / "manifest.yml" if folder.is_dir() else folder
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise UsageProblem(f"can not read it: {error.strerror}", where=str(path)) from error
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise UsageProblem(f"larger than {MAX_MANIFEST_BYTES} bytes", where=str(path))
+    return parse_manifest_yaml(raw, where=str(path))
+
+
+_FOLDER = click.argument("folder", type=click.Path(path_type=Path, exists=True))
+
+
+@app.command("validate", epilog="Example: archy app validate apps/hello")
+@_FOLDER
+@json_option
+@click.pass_obj
+def app_validate(session: Session, folder: Path) -> None:
+    """Read a manifest strictly and report every error at once, each with its path and what would be right."""
+    manifest = _read_manifest(folder)
+    session.show(
+        {"schema": "archy/manifest-check/1", "ok": True, "id": manifest.id, "version": manifest.version},
+        lambda r: f"{safe(r['id'])} {safe(r['version'])}: the manifest is right.",
+    )
+
+
+@app.command("render")
+@_FOLDER
+@click.option("--publisher", help="Whose app it is; by default this home's DID.")
+@json_option
+@click.pass_obj
+def app_render(session: Session, folder: Path, publisher: str | None) -> None:
+    """Print the Quadlet units that an install would write."""
+    from apps.names import AppName
+    from orchestrator import render_units
+
+    manifest = _read_manifest(folder)
+    units = render_units(AppName(publisher or _own_did(session), manifest.id), manifest)
+    session.show(
+        {"schema": "archy/units/1", "units": dict(units)},
+        lambda r: "\n".join(f"# {name}\n{text}" for name, text in r["units"].items()),
+    )
+
+
+def _own_did(session: Session) -> str:
+    from market.identity import Keyring
+
+    return Keyring.load(session.home.identity).did
+
+
+@app.command("pack", epilog="Example: archy app pack apps/hello --out dist")
+@_FOLDER
+@click.option("--image", "images", multiple=True, metavar="CONTAINER=DIR", help="An OCI layout; default: podman save.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True)
+@json_option
+@click.pass_obj
+def app_pack(session: Session, folder: Path, images: tuple[str, ...], out: Path) -> None:
+    """Turn a folder and its images into blobs and a packed manifest, ready to be signed."""
+    from market.packing import pack_app
+
+    given = _given_images(images)
+    manifest = _read_manifest(folder)
+    with tempfile.TemporaryDirectory(prefix="archy-pack-") as temporary:
+        for name, container in manifest.containers.items():
+            if name not in given and container.image is not None:
+                given[name] = _saved_image(container.image.ref, Path(temporary) / name)
+        packed = pack_app(folder, given, out)
+    session.show(
+        {
+            "schema": "archy/packed/1",
+            "id": manifest.id,
+            "version": manifest.version,
+            "out": str(out),
+            "blobs": len(packed.blobs),
+            "bytes": packed.total_size,
+        },
+        lambda r: (
+            f"{safe(r['id'])} {safe(r['version'])}: {r['blobs']} blobs, {size_text(r['bytes'])}, in {safe(r['out'])}"
+        ),
+    )
+
+
+def _given_images(words: tuple[str, ...]) -> dict[str, Path]:
+    given = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not equals or not Path(path).is_dir():
+            raise UsageProblem(f"--image {word!r} names no folder", remedy="CONTAINER=DIR, an OCI layout")
+        given[name] = Path(path)
+    return given
+
+
+def _saved_image(ref: str, out: Path) -> Path:
+    argv = ["podman", "save", "--uncompressed", "--format", "oci-dir", "-o", str(out), ref]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
+    except FileNotFoundError as error:
+        raise EnvironmentLacks(
+            "podman is not installed", remedy="apt-get install podman, or pass --image CONTAINER=DIR"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise Problem("podman save did not end in 10 minutes", where=ref) from error
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise Problem(f"podman save failed: {last[0]}", where=ref, remedy="build or pull the image first")
+    return out
+
+
+@app.command("sign", epilog="Example: archy app sign dist --origin https://apps.example")
+@click.argument("packed", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--origin", "origins", multiple=True, required=True, metavar="URL", help="Where the blobs will be.")
+@click.option("--source", default="", help="The source commit the app was built from.")
+@click.option("--channel", default="stable", show_default=True)
+@json_option
+@click.pass_obj
+def app_sign(session: Session, packed: Path, origins: tuple[str, ...], source: str, channel: str) -> None:
+    """Sign a packed app: the app for people, an immutable release and a fresh head, written beside its blobs."""
+    from market.discovery import sign_release
+    from market.identity import Keyring
+
+    keyring = Keyring.load(session.home.identity)
+    manifest = json.loads((packed / "manifest.json").read_bytes())
+    signed = sign_release(keyring, manifest, origins=origins, source=source, channel=channel, now=int(time.time()))
+    target = packed / "signed.json"
+    target.write_text(json.dumps(signed.documents, indent=1, sort_keys=True))
+    session.show(
+        {
+            "schema": "archy/signed/1",
+            "publisher": keyring.did,
+            "id": manifest["id"],
+            "version": manifest["version"],
+            "digest": signed.digest.hex,
+            "documents": str(target),
+        },
+        lambda r: f"{safe(r['id'])} {safe(r['version'])} is signed by {r['publisher']}\n  release  {r['digest']}",
+    )
+
+
+@app.command("publish", epilog="Example: archy app publish dist --relay wss://relay.example")
+@click.argument("packed", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--relay", "relays", multiple=True, required=True, metavar="URL")
+@json_option
+@click.pass_context
+def app_publish(context: click.Context, packed: Path, relays: tuple[str, ...]) -> None:
+    """Publish a signed app to relays, and say of each whether it took the events. Exit code 1 when none did."""
+    import trio
+
+    from market.discovery import publish, to_events
+    from market.identity import Keyring
+
+    session: Session = context.obj
+    keyring = Keyring.load(session.home.identity)
+    try:
+        documents = json.loads((packed / "signed.json").read_bytes())
+    except FileNotFoundError as error:
+        raise UsageProblem("nothing signed here", where=str(packed), remedy="run `archy app sign` first") from error
+    events = to_events(keyring, documents, now=int(time.time()))
+    results = trio.run(lambda: publish(events, relays, timeout=PUBLISH_SECONDS))
+    rows = [result.to_json() for result in results]
+    session.show(
+        {"schema": "archy/published/1", "relays": rows},
+        lambda r: "\n".join(
+            f"{safe(row['url'])}: {row['accepted']} of {len(events)} accepted"
+            + (f" ({safe(row['error'])})" if row["error"] else "")
+            for row in r["relays"]
+        ),
+    )
+    if not any(row["accepted"] == len(events) for row in rows):
+        context.exit(1)

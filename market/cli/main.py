@@ -1,0 +1,74 @@
+"""The root of `archy`, and the one place where a fault becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from market.cli.session import Session, fail
+from market.errors import Problem
+from market.node.home import Home
+
+EPILOG = """\b
+Exit codes: 0 ok, 1 failed, 2 usage, 3 refused by verification or policy, 4 the machine lacks something,
+5 not running, 6 node unreachable, 7 rolled back, 8 still running, 130 detached by Ctrl-C.
+
+\b
+Examples:
+  archy relays add wss://relay.example
+  archy trust add did:key:z6Mk...
+  archy search photos
+  archy install immich
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG)
+@click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="The node's home folder.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@click.version_option(package_name="archipelago-market", prog_name="archy")
+@click.pass_context
+def archy(context: click.Context, home: Path | None, as_json: bool) -> None:
+    """A decentralized app market for your own machine: find, judge, install and run signed apps."""
+    context.obj = Session(Home(home.absolute()) if home else Home.default(), as_json)
+
+
+def main() -> int:
+    """Run the command line. Returns the exit code."""
+    from market.cli import authoring, market, node
+
+    for module in (market, node, authoring):
+        module.register(archy)
+    as_json = "--json" in sys.argv
+    try:
+        archy.main(prog_name="archy", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except click.Abort:
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Problem as problem:
+        fail(problem, as_json=as_json)
+    except BaseExceptionGroup as group:
+        _fail_group(group, as_json)
+    return 0
+
+
+def _fail_group(group: BaseExceptionGroup[BaseException], as_json: bool) -> None:
+    """A nursery's group: the first problem in it is what a person needs; anything else is a defect and shows itself."""
+    problems, rest = group.split(Problem)
+    interrupts = group.subgroup(KeyboardInterrupt)
+    if interrupts is not None:
+        sys.exit(130)
+    if problems is None or (rest is not None):
+        raise group
+    first: BaseException = problems
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, Problem)
+    fail(first, as_json=as_json)

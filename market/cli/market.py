@@ -1,0 +1,276 @@
+"""Commands of the market: search, show, install, update, and the operator's relays and anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from market.cli.options import consent_of, json_option
+from market.cli.session import Session
+from market.cli.text import safe, size_text, table
+from market.errors import Refused
+
+
+def register(root: click.Group) -> None:
+    """Add this module's commands."""
+    for command in (search, show, install, update, relays, trust):
+        root.add_command(command)
+
+
+@click.command(epilog="Example: archy search photos")
+@click.argument("text", default="")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 500))
+@click.option("--offline", is_flag=True, help="Search what is known; ask no relay.")
+@json_option
+@click.pass_obj
+def search(session: Session, text: str, limit: int, offline: bool) -> None:
+    """Find apps by words in title, summary, category or publisher."""
+    session.show(session.call("search", text=text, limit=limit, offline=offline), _search_text)
+
+
+def _search_text(result: Mapping[str, Any]) -> str:
+    rows = [
+        (r["id"], r["version"] or "-", _score_text(r["verdict"]), r["installed"] or "", r["summary"], r["publisher"])
+        for r in result["results"]
+    ]
+    if not rows:
+        return (
+            "Nothing matches. `archy relays` says which relays were asked; `archy search` alone lists every app known."
+        )
+    return table(("APP", "VERSION", "SCORE", "INSTALLED", "SUMMARY", "PUBLISHER"), rows)
+
+
+def _score_text(verdict: Mapping[str, Any]) -> str:
+    return "refused" if verdict["outcome"] == "refuse" else f"{verdict['points']}"
+
+
+@click.command(epilog="Example: archy show hello")
+@click.argument("app")
+@click.option("--offline", is_flag=True, help="Show what is known; ask no relay.")
+@json_option
+@click.pass_obj
+def show(session: Session, app: str, offline: bool) -> None:
+    """One app: what it is, this node's verdict and why, its permissions and versions."""
+    session.show(session.call("show", app=app, offline=offline), _show_text)
+
+
+def _show_text(app: Mapping[str, Any]) -> str:
+    lines = [
+        f"{safe(app['title'])}  {safe(app['version'] or 'no release')}",
+        f"  {safe(app['summary'])}",
+        f"  publisher    {safe(app['publisher'])}",
+        *([f"  homepage     {safe(app['homepage'])}"] if app["homepage"] else []),
+        f"  installed    {safe(app['installed'] or 'no')}",
+        *verdict_lines(app["verdict"]),
+        f"  permissions  {safe(', '.join(app['permissions']) or 'none')}",
+        "  versions     " + safe(", ".join(v["version"] for v in app["versions"]) or "none"),
+    ]
+    return "\n".join(lines)
+
+
+def verdict_lines(verdict: Mapping[str, Any]) -> list[str]:
+    """The verdict for people: outcome, checks that do not hold, points and voices, what would change it."""
+    lines = [f"  verdict      {verdict['outcome']}: {safe(verdict['band'])}, {verdict['points']} of 100 points"]
+    held = [gate for gate in verdict["gates"] if gate["state"] == "ok"]
+    lines.append(f"  checks       {len(held)} of {len(verdict['gates'])} hold")
+    lines += [f"    {gate['state']:<7} {safe(gate['text'])}" for gate in verdict["gates"] if gate not in held]
+    lines.append("  points")
+    for factor in verdict["factors"]:
+        lines.append(f"    {factor['points']:>3} of {factor['of']:<3} {safe(factor['name'])}: {safe(factor['text'])}")
+        lines += [f"               {_voice_text(voice)}" for voice in factor["contributors"]]
+    lines += [f"  would change it: {safe(text)}" for text in verdict["would_change"]]
+    lines.append(f"  {safe(verdict['caveat'])}")
+    return lines
+
+
+def _voice_text(voice: Mapping[str, Any]) -> str:
+    who = voice["label"] or voice["person"]
+    return f"{safe(who)} {safe(voice['says'])} ({voice['share']} %), via {safe(' -> '.join(voice['path']))}"
+
+
+@click.command(epilog="Examples: archy install hello, archy install did:key:z6Mk.../hello --yes")
+@click.argument("app")
+@click.option("--yes", is_flag=True, help="Do not ask. Crosses no gate and accepts no permission.")
+@click.option("--allow", multiple=True, metavar="PERMISSION", help="Agree to a permission; may be repeated.")
+@click.option("--offline", is_flag=True, help="Ask no relay for something newer.")
+@json_option
+@click.pass_obj
+def install(session: Session, app: str, yes: bool, allow: tuple[str, ...], offline: bool) -> None:
+    """Install the newest release of an app."""
+    release = None
+    consent = "yes"
+    if not yes:
+        planned = session.call("plan", app=app, offline=offline)
+        if planned["verdict"]["outcome"] == "refuse":
+            raise Refused(
+                f"refused: {'; '.join(planned['verdict']['reasons'])}",
+                where=planned["app"],
+                remedy="`archy show` has the evidence",
+            )
+        click.echo(_plan_text(planned), err=True)
+        consent = consent_of(f"Install {safe(planned['title'])} {safe(planned['version'])}?", yes=False)
+        release, app, offline = planned["release"], planned["app"], True
+    result = session.call("install", app=app, consent=consent, release=release, allow=list(allow), offline=offline)
+    session.show(result, installed_text)
+
+
+def _plan_text(plan: Mapping[str, Any]) -> str:
+    return "\n".join(
+        [
+            f"{safe(plan['title'])} {safe(plan['version'])} by {safe(plan['publisher'])}",
+            *verdict_lines(plan["verdict"]),
+            f"  permissions  {safe(', '.join(plan['permissions']) or 'none')}",
+        ]
+    )
+
+
+def installed_text(result: Mapping[str, Any]) -> str:
+    """One installed app: where it answers and where its bytes came from."""
+    status = result["status"]
+    lines = [f"{safe(result['title'])} {safe(status['version'])} is {safe(status['state'])}"]
+    lines += [f"  open      {safe(url)}" for url in status["urls"]]
+    lines += fetch_lines(result["fetch"])
+    seconds = result["seconds"]
+    lines.append(f"  took      {seconds['fetch']:.1f} s to fetch, {seconds['install']:.1f} s to start")
+    return "\n".join(lines)
+
+
+def fetch_lines(fetch: Mapping[str, Any]) -> list[str]:
+    """Who served how much, what was here already, and who was banned."""
+    sources = fetch["sources"]
+    lines = [f"  fetched   {size_text(s['bytes'])} from {s['kind']} {safe(s['url'])}" for s in sources if s["bytes"]]
+    if fetch["already_present"]:
+        lines.append(f"  kept      {size_text(fetch['already_present'])} were already here")
+    lines += [f"  banned    {safe(s['url'])}: {safe(s['banned'])}" for s in sources if s["banned"]]
+    return lines
+
+
+@click.command(epilog="Examples: archy update --check, archy update hello --yes")
+@click.argument("app", required=False)
+@click.option("--yes", is_flag=True, help="Do not ask. Crosses no gate and accepts no new permission.")
+@click.option("--allow", multiple=True, metavar="PERMISSION", help="Agree to a new permission; may be repeated.")
+@click.option("--check", is_flag=True, help="Only say what is offered.")
+@click.option("--offline", is_flag=True, help="Ask no relay.")
+@json_option
+@click.pass_obj
+def update(session: Session, app: str | None, yes: bool, allow: tuple[str, ...], check: bool, offline: bool) -> None:
+    """Bring one app, or every app, to its newest release."""
+    offered = session.call("update", app=app, check=True, offline=offline)
+    if check or not offered["offers"]:
+        session.show(offered, _offers_text)
+        return
+    if not yes:
+        click.echo(_offers_text(offered), err=True)
+    consent = consent_of("Update?", yes=yes)
+    result = session.call("update", app=app, consent=consent, allow=list(allow), offline=True)
+    session.show(result, lambda r: "\n".join(installed_text(one) for one in r["updated"]))
+
+
+def _offers_text(result: Mapping[str, Any]) -> str:
+    if not result["offers"]:
+        return "Everything is up to date."
+    return "\n".join(f"{safe(o['app'])}: {safe(o['from'])} -> {safe(o['to'])}" for o in result["offers"])
+
+
+@click.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def relays(context: click.Context) -> None:
+    """The relays this node reads: how each does, add, remove."""
+    if context.invoked_subcommand is None:
+        _list_relays(context.obj)
+
+
+def _list_relays(session: Session) -> None:
+    session.show(session.call("relays"), _relays_text)
+
+
+def _relays_text(result: Mapping[str, Any]) -> str:
+    rows = [(r["url"], r["state"], r.get("accepted", ""), _refusals(r), r.get("text", "")) for r in result["relays"]]
+    if not rows:
+        return "No relays. `archy relays add wss://RELAY` adds one; `archy relay run` starts your own."
+    return table(("RELAY", "STATE", "ACCEPTED", "REFUSED", ""), rows)
+
+
+def _refusals(relay: Mapping[str, Any]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(relay.get("refused", {}).items()))
+
+
+@relays.command("list")
+@json_option
+@click.pass_obj
+def relays_list(session: Session) -> None:
+    """Every relay and how it does."""
+    _list_relays(session)
+
+
+@relays.command("add", epilog="Example: archy relays add wss://relay.example")
+@click.argument("url")
+@json_option
+@click.pass_obj
+def relays_add(session: Session, url: str) -> None:
+    """Read another relay."""
+    session.show(session.call("relays.add", url=url), _relays_text)
+
+
+@relays.command("remove")
+@click.argument("url")
+@json_option
+@click.pass_obj
+def relays_remove(session: Session, url: str) -> None:
+    """Read a relay no longer; what it served stays."""
+    session.show(session.call("relays.remove", url=url), _relays_text)
+
+
+@click.group()
+def trust() -> None:
+    """Who you trust: your anchors, and why an app has the score it has."""
+
+
+@trust.command("add", epilog="Examples: archy trust add npub1... --label Ada, archy trust add did:key:z6Mk...")
+@click.argument("who")
+@click.option("--label", default="", help="A name for yourself.")
+@click.option("--weight", default=1, show_default=True, type=click.IntRange(1, 100))
+@json_option
+@click.pass_obj
+def trust_add(session: Session, who: str, label: str, weight: int) -> None:
+    """Trust a person (npub or hex key) or a publisher (DID)."""
+    session.show(session.call("anchors.add", who=who, label=label, weight=weight), _anchors_text)
+
+
+@trust.command("remove")
+@click.argument("who")
+@json_option
+@click.pass_obj
+def trust_remove(session: Session, who: str) -> None:
+    """Trust somebody no longer."""
+    session.show(session.call("anchors.remove", who=who), _anchors_text)
+
+
+@trust.command("list")
+@json_option
+@click.pass_obj
+def trust_list(session: Session) -> None:
+    """Your anchors."""
+    session.show(session.call("anchors"), _anchors_text)
+
+
+@trust.command("explain", epilog="Example: archy trust explain hello")
+@click.argument("app")
+@json_option
+@click.pass_obj
+def trust_explain(session: Session, app: str) -> None:
+    """Why an app has its score: checks, factors, who vouches, and what would change it."""
+    result = session.call("show", app=app)
+    session.show(
+        {"schema": "archy/verdict/1", "app": result["app"], "version": result["version"], "verdict": result["verdict"]},
+        lambda r: "\n".join([f"{safe(r['app'])} {safe(r['version'])}", *verdict_lines(r["verdict"])]),
+    )
+
+
+def _anchors_text(result: Mapping[str, Any]) -> str:
+    if not result["anchors"]:
+        return "No anchors: every install asks for your own word. `archy trust add` adds one."
+    return table(("WHO", "LABEL", "WEIGHT"), [(a["who"], a["label"], a["weight"]) for a in result["anchors"]])

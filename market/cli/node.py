@@ -1,0 +1,201 @@
+"""Commands of the node: up, installed apps, settings, blobs, operations, doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from market.api.client import ControlClient
+from market.cli.options import json_option
+from market.cli.progress import ProgressPrinter
+from market.cli.session import Session
+from market.cli.text import safe, size_text, table
+from market.errors import NotRunning, Unreachable
+
+
+def register(root: click.Group) -> None:
+    """Add this module's commands."""
+    for command in (up, ps, start, stop, uninstall, logs, config, doctor, blob, op):
+        root.add_command(command)
+
+
+@click.command()
+@click.pass_obj
+def up(session: Session) -> None:
+    """Run the node: keep sessions with relays, keep apps true to what was asked, serve blobs to peers."""
+    from market.service import serve_until_stopped
+
+    serve_until_stopped(session.home, click.echo)
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def ps(session: Session) -> None:
+    """Installed apps, as they are now. Exit code 5 when one that should run does not."""
+    result = session.call("ps")
+    session.show(result, _ps_text)
+    down = [a["id"] for a in result["apps"] if a["desired"] == "running" and not a["state"].startswith("running")]
+    if down:
+        raise NotRunning(f"should run and does not: {', '.join(down)}", remedy="`archy logs APP` says why")
+
+
+def _ps_text(result: Mapping[str, Any]) -> str:
+    rows = [(a["id"], a["version"], a["state"], " ".join(a["urls"]), a["detail"]) for a in result["apps"]]
+    return table(("APP", "VERSION", "STATE", "OPEN", ""), rows) if rows else "Nothing is installed."
+
+
+def _status_text(result: Mapping[str, Any]) -> str:
+    status = result["status"]
+    return f"{safe(status['id'])} {safe(status['version'])} is {safe(status['state'])}"
+
+
+@click.command()
+@click.argument("app")
+@json_option
+@click.pass_obj
+def start(session: Session, app: str) -> None:
+    """Start an app that was stopped."""
+    session.show(session.call("start", app=app), _status_text)
+
+
+@click.command()
+@click.argument("app")
+@json_option
+@click.pass_obj
+def stop(session: Session, app: str) -> None:
+    """Stop an app; it stays stopped until you start it."""
+    session.show(session.call("stop", app=app), _status_text)
+
+
+@click.command(epilog="Examples: archy uninstall hello, archy uninstall hello --purge hello")
+@click.argument("app")
+@click.option("--purge", metavar="ID", help="Remove the app's data too; repeat its id to say so.")
+@json_option
+@click.pass_obj
+def uninstall(session: Session, app: str, purge: str | None) -> None:
+    """Remove an app. Its data stays unless --purge repeats the app's id."""
+    session.show(
+        session.call("uninstall", app=app, purge=purge),
+        lambda r: f"{safe(r['app'])} is removed; its data was {r['data']}.",
+    )
+
+
+@click.command()
+@click.argument("app")
+@click.option("--lines", "-n", default=100, show_default=True, type=click.IntRange(1, 10_000))
+@json_option
+@click.pass_obj
+def logs(session: Session, app: str, lines: int) -> None:
+    """The end of an app's journal."""
+    session.show(session.call("logs", app=app, lines=lines), lambda r: "\n".join(safe(line) for line in r["lines"]))
+
+
+@click.command(epilog="Example: archy config listen=0.0.0.0:8470 peers=http://192.0.2.7:8470")
+@click.argument("assignments", metavar="[KEY=VALUE]...", nargs=-1)
+@json_option
+@click.pass_obj
+def config(session: Session, assignments: tuple[str, ...]) -> None:
+    """Show or change this node's settings: listen, peers, allow_private_origins, share, channel, unit_prefix."""
+    result = session.call("config", assignments=list(assignments))
+    session.show(
+        result,
+        lambda r: "\n".join(
+            f"{key}={','.join(value) if isinstance(value, list) else value}" for key, value in r["settings"].items()
+        ),
+    )
+
+
+@click.command()
+@json_option
+@click.pass_context
+def doctor(context: click.Context) -> None:
+    """Check that this machine can do what the node needs; every finding comes with its remedy. Exit code 4 if not."""
+    session: Session = context.obj
+    result = session.call("doctor")
+    session.show(result, _doctor_text)
+    context.exit(0 if result["ok"] else 4)
+
+
+def _doctor_text(result: Mapping[str, Any]) -> str:
+    lines = []
+    for finding in result["findings"]:
+        lines.append(f"{'ok  ' if finding['ok'] else 'LACK'} {safe(finding['name'])}: {safe(finding['detail'])}")
+        if not finding["ok"] and finding["remedy"]:
+            lines.append(f"     -> {safe(finding['remedy'])}")
+    return "\n".join(lines)
+
+
+@click.group()
+def blob() -> None:
+    """The blobs this node keeps and serves."""
+
+
+@blob.command("add")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@json_option
+@click.pass_obj
+def blob_add(session: Session, paths: tuple[Path, ...]) -> None:
+    """Store and pin files, so that peers can fetch them here."""
+    words = [str(path.absolute()) for path in paths]
+    session.show(session.call("blobs.add", paths=words), _blobs_text)
+
+
+@blob.command("ls")
+@json_option
+@click.pass_obj
+def blob_ls(session: Session) -> None:
+    """Every complete blob in the store."""
+    session.show(session.call("blobs"), _blobs_text)
+
+
+def _blobs_text(result: Mapping[str, Any]) -> str:
+    return "\n".join(f"{b['blake3']}  {size_text(b['size'])}" for b in result["blobs"]) or "No blobs."
+
+
+@click.group()
+def op() -> None:
+    """Operations of a running node: list, follow, cancel."""
+
+
+def _client(session: Session) -> ControlClient:
+    client = ControlClient(session.home.socket)
+    if not client.answers():
+        raise Unreachable("no node is running here", where=str(session.home.root), remedy="start one with `archy up`")
+    return client
+
+
+@op.command("ls")
+@json_option
+@click.pass_obj
+def op_ls(session: Session) -> None:
+    """Operations that go on, and those that ended lately."""
+    rows = list(_client(session).listed())
+    session.show(
+        {"schema": "archy/operations/1", "operations": rows},
+        lambda r: table(
+            ("ID", "WHAT", "STATE"), [(o["id"], o["name"], "ended" if o["done"] else "goes on") for o in rows]
+        ),
+    )
+
+
+@op.command("wait")
+@click.argument("id_", metavar="ID")
+@json_option
+@click.pass_obj
+def op_wait(session: Session, id_: str) -> None:
+    """Follow an operation to its end."""
+    with ProgressPrinter(quiet=session.as_json) as progress:
+        result = _client(session).follow(id_, progress.show)
+    session.show(result, lambda r: f"{safe(id_)} has ended well.")
+
+
+@op.command("cancel")
+@click.argument("id_", metavar="ID")
+@click.pass_obj
+def op_cancel(session: Session, id_: str) -> None:
+    """Ask an operation to stop."""
+    _client(session).cancel(id_)

@@ -1,0 +1,141 @@
+"""Looking at the market: search, show, and finding the one app that a word means.
+
+Nothing is hidden here for being little trusted (R-TR4): a refused app is listed with the reason of its refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from apps.manifest import parse_manifest_json
+from apps.permissions import permissions_of
+from market.errors import Refused, UsageProblem
+from market.model import AppName, Listing, Release
+from market.node.node import Node
+from market.node.requests import Request
+from market.node.running import Report
+from market.trust import Circle, Continuity, Permissions, Verdict, judge_in
+
+
+class Search(Request):
+    """Words to look for; empty lists everything. `offline` asks no relay."""
+
+    text: str = Field("", max_length=200)
+    limit: int = Field(50, ge=1, le=500)
+    offline: bool = False
+
+
+class Show(Request):
+    """An app: `ID` or `PUBLISHER/ID`."""
+
+    app: str = Field(max_length=200)
+    offline: bool = False
+
+
+async def search(node: Node, request: Search, report: Report) -> Mapping[str, Any]:
+    """Listings that match, best rank first."""
+    if not request.offline:
+        await node.refresh()
+    found = node.index.search(request.text, request.limit)
+    circle = circle_of(node)
+    judged = [(listing, verdict_on(node, listing, circle=circle)) for listing in found]
+    return {
+        "schema": "archy/search/1",
+        "results": [{**listing_json(node, listing), "verdict": brief(verdict)} for listing, verdict in judged],
+    }
+
+
+async def show(node: Node, request: Show, report: Report) -> Mapping[str, Any]:
+    """One app with its whole verdict, its permissions and its versions."""
+    if not request.offline:
+        await node.refresh()
+    listing = find_listing(node, request.app)
+    releases = node.index.releases(listing.app)
+    return {
+        "schema": "archy/show/1",
+        **listing_json(node, listing),
+        "verdict": verdict_on(node, listing).to_json(),
+        "permissions": list(release_permissions(listing.release)) if listing.release else [],
+        "versions": [{"version": r.version, "seq": r.seq, "digest": r.digest.hex} for r in releases],
+    }
+
+
+def find_listing(node: Node, word: str) -> Listing:
+    """The listing that `word` means. Raises Refused (exit 3) when two publishers use the id, or when none does."""
+    publisher, slash, id_ = word.rpartition("/")
+    if slash:
+        listing = node.index.listing(AppName(publisher, id_), node.config.channel)
+        if listing is None:
+            raise UsageProblem(f"no app {word!r} is known here", remedy="`archy search` lists what is")
+        return listing
+    candidates = node.index.candidates(AppName("", word).id)
+    if not candidates:
+        raise UsageProblem(
+            f"no app {word!r} is known here", remedy="`archy search` lists what is; `archy relays` says who was asked"
+        )
+    if len(candidates) > 1:
+        names = ", ".join(str(c.app) for c in candidates)
+        raise Refused(f"{len(candidates)} publishers offer {word!r}: {names}", remedy="name one as PUBLISHER/ID")
+    return find_listing(node, str(candidates[0].app))
+
+
+def circle_of(node: Node) -> Circle:
+    """Who counts for this operator, as of now; built once for many apps."""
+    return Circle.of(node.index.evidence(), node.anchors.load(), now=int(node.now()))
+
+
+def verdict_on(node: Node, listing: Listing, *, circle: Circle | None = None, agreed: tuple[str, ...] = ()) -> Verdict:
+    """This operator's verdict on a listing, now. `agreed` are permissions the operator just named."""
+    wanted: tuple[str, ...] = ()
+    if listing.release is not None:
+        granted = {*node.granted(listing.app), *agreed}
+        wanted = tuple(word for word in release_permissions(listing.release) if word not in granted)
+    return judge_in(
+        circle or circle_of(node),
+        listing,
+        now=int(node.now()),
+        permissions=Permissions(wanted=wanted),
+        continuity=_continuity(node, listing.app),
+    )
+
+
+def _continuity(node: Node, app: AppName) -> Continuity:
+    """Another publisher's app under the same id runs here: the signer changed, and that asks."""
+    here = [name for name, _, _ in node.orchestrator.installed() if name.id == app.id]
+    if app in here:
+        return Continuity.SAME
+    return Continuity.CHANGED if here else Continuity.FIRST_SEEN
+
+
+def release_permissions(release: Release) -> tuple[str, ...]:
+    """What the release may do on this machine, in stable words."""
+    return permissions_of(parse_manifest_json(release.manifest, where=f"{release.app} {release.version}"))
+
+
+def brief(verdict: Verdict) -> dict[str, Any]:
+    """The verdict without its evidence, for lists."""
+    whole = verdict.to_json()
+    return {key: whole[key] for key in ("outcome", "points", "band", "reasons") if key in whole}
+
+
+def listing_json(node: Node, listing: Listing) -> dict[str, Any]:
+    """A listing for a door."""
+    installed = {name: (version, digest) for name, version, digest in node.orchestrator.installed()}
+    here = installed.get(listing.app)
+    return {
+        "app": str(listing.app),
+        "id": listing.app.id,
+        "publisher": listing.app.publisher,
+        "title": listing.title,
+        "summary": listing.summary,
+        "categories": list(listing.categories),
+        "homepage": listing.homepage,
+        "version": listing.release.version if listing.release else None,
+        "release": listing.release.digest.hex if listing.release else None,
+        "installed": here[0] if here else None,
+        "flags": [{"kind": f.kind.value, "text": f.text, "evidence": list(f.evidence)} for f in listing.flags],
+        "relays": list(listing.relays),
+    }

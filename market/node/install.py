@@ -1,0 +1,184 @@
+"""Installing and updating: verdict and consent first, then every blob, then the orchestrator.
+
+Guarantees: nothing is fetched before the verdict admits it and the operator consented; `--yes` answers neither for a
+gate nor for new permissions; an update that fails leaves the old version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from market.acquire import AcquiredBundle, acquire, local_arch
+from market.errors import Refused, UsageProblem
+from market.model import AppName, Listing, Release
+from market.node.browse import brief, find_listing, listing_json, release_permissions, verdict_on
+from market.node.node import Node
+from market.node.requests import Request
+from market.node.running import Report
+from market.swarm import Fetcher
+from market.trust import Outcome, Verdict
+from orchestrator import AppStatus, Bundle, Progress
+
+
+class Plan(Request):
+    """What an install would do: `ID` or `PUBLISHER/ID`."""
+
+    app: str = Field(max_length=200)
+    offline: bool = False
+
+
+class Install(Request):
+    """`consent`: `yes` is the flag, `person` an answer at a terminal to the plan for the release `release`."""
+
+    app: str = Field(max_length=200)
+    consent: Literal["yes", "person"]
+    release: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    allow: tuple[str, ...] = Field((), max_length=64)
+    offline: bool = False
+
+
+class Update(Request):
+    """One app, or all of them; `check` only says what is offered."""
+
+    app: str | None = Field(None, max_length=200)
+    consent: Literal["yes", "person"] = "yes"
+    allow: tuple[str, ...] = Field((), max_length=64)
+    check: bool = False
+    offline: bool = False
+
+
+async def plan(node: Node, request: Plan, report: Report) -> Mapping[str, Any]:
+    """What would be installed, under which verdict, with which permissions."""
+    if not request.offline:
+        await node.refresh()
+    listing = find_listing(node, request.app)
+    release = _release_of(listing)
+    return {
+        "schema": "archy/plan/1",
+        **listing_json(node, listing),
+        "verdict": verdict_on(node, listing).to_json(),
+        "permissions": list(release_permissions(release)),
+    }
+
+
+async def install(node: Node, request: Install, report: Report) -> Mapping[str, Any]:
+    """Install the newest release of an app. Raises Refused (gates, policy, permissions) before anything is fetched."""
+    if not request.offline:
+        report({"phase": "discover", "text": f"looking for {request.app}"})
+        await node.refresh()
+    listing = find_listing(node, request.app)
+    release = _release_of(listing)
+    if request.release is not None and request.release != release.digest.hex:
+        raise Refused(
+            f"{listing.app.id} {release.version} is not the release that was agreed to",
+            remedy="look at it again with `archy show`, then install",
+        )
+    async with node.lock_of(listing.app):
+        return await _make_it_run(node, listing, release, request.consent, request.allow, report)
+
+
+async def update(node: Node, request: Update, report: Report) -> Mapping[str, Any]:
+    """Bring installed apps to the newest release. Raises Refused if the one named app may not be updated."""
+    if not request.offline:
+        report({"phase": "discover", "text": "asking for newer releases"})
+        await node.refresh()
+    offers = [offer for offer in _offers(node) if request.app is None or _is_named(offer[0], request.app)]
+    if request.app is not None and not any(
+        _is_named(name, request.app) for name, _, _ in node.orchestrator.installed()
+    ):
+        raise UsageProblem(f"{request.app} is not installed", remedy="`archy ps` lists what is")
+    rows = [
+        {"app": str(name), "from": old, "to": listing.release.version}
+        for name, old, listing in offers
+        if listing.release
+    ]
+    if request.check:
+        return {"schema": "archy/updates/1", "offers": rows}
+    done = []
+    for name, _, listing in offers:
+        async with node.lock_of(name):
+            release = _release_of(listing)
+            done.append(await _make_it_run(node, listing, release, request.consent, request.allow, report))
+    return {"schema": "archy/update/1", "offers": rows, "updated": done}
+
+
+async def _make_it_run(
+    node: Node, listing: Listing, release: Release, consent: str, allow: tuple[str, ...], report: Report
+) -> Mapping[str, Any]:
+    verdict = verdict_on(node, listing, agreed=allow)
+    report({"phase": "verify", "text": f"{listing.title} {release.version} by {listing.app.publisher}"})
+    report({"phase": "score", "text": f"{verdict.points} of 100: {verdict.band}"})
+    _admit(verdict, consent, listing)
+    started = node.now()
+    bundle = await _acquire(node, release, report)
+    fetched = node.now()
+    status = await _hand_over(node, release, bundle, report)
+    node.look_at_shared()
+    return {
+        "schema": "archy/install/1",
+        **listing_json(node, listing),
+        "verdict": brief(verdict),
+        "fetch": bundle.report.to_json(),
+        "seconds": {"fetch": round(fetched - started, 3), "install": round(node.now() - fetched, 3)},
+        "status": status.to_json(),
+    }
+
+
+def _admit(verdict: Verdict, consent: str, listing: Listing) -> None:
+    if verdict.outcome is Outcome.REFUSE:
+        raise Refused(
+            f"refused: {'; '.join(verdict.reasons)}", where=str(listing.app), remedy="`archy show` has the evidence"
+        )
+    if verdict.outcome is Outcome.ASK and consent != "person" and not verdict.answerable:
+        raise Refused(
+            f"this needs your own word: {'; '.join(verdict.reasons)}",
+            where=str(listing.app),
+            remedy=" ".join(verdict.would_change[:2]) or "run it at a terminal without --yes",
+        )
+
+
+async def _acquire(node: Node, release: Release, report: Report) -> AcquiredBundle:
+    fetcher = Fetcher(node.store, node.sources(release.origins), node.addresses)
+    return await acquire(
+        release,
+        fetcher,
+        node.store,
+        node.home.bundles,
+        arch=local_arch(),
+        on_progress=lambda progress: report({"phase": "fetch", **progress.to_json()}),
+    )
+
+
+async def _hand_over(node: Node, release: Release, acquired: AcquiredBundle, report: Report) -> AppStatus:
+    bundle = Bundle.load(acquired.root, release.app, release.version, release.digest.hex)
+
+    def told(progress: Progress) -> None:
+        report({"phase": "install", "text": f"{progress.phase}: {progress.text}"})
+
+    return await node.orchestrator.install(bundle, report=told)
+
+
+def _release_of(listing: Listing) -> Release:
+    if listing.release is None:
+        reasons = "; ".join(flag.text for flag in listing.flags) or "its publisher has no release on this channel"
+        raise Refused(f"nothing to install: {reasons}", where=str(listing.app), remedy="ask its publisher to publish")
+    return listing.release
+
+
+def _offers(node: Node) -> list[tuple[AppName, str, Listing]]:
+    found = []
+    for name, version, digest in node.orchestrator.installed():
+        listing = node.index.listing(name, node.config.channel)
+        if listing is None or listing.release is None or listing.release.digest.hex == digest:
+            continue
+        running = next((r for r in node.index.releases(name) if r.digest.hex == digest), None)
+        if running is None or listing.release.seq > running.seq:
+            found.append((name, version, listing))
+    return found
+
+
+def _is_named(name: AppName, word: str) -> bool:
+    return word in (name.id, str(name))

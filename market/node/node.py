@@ -1,0 +1,161 @@
+"""One node: every part opened in one nursery, owned by one process.
+
+Owns the order of opening and closing, and who may read which address. It holds no rule about apps, trust or blobs;
+those live in the parts, and what a door can ask for lives in `market.node.operations`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from apps.manifest import Manifest, parse_manifest_json
+from apps.names import AppName, Digest
+from apps.permissions import permissions_of
+from market.acquire import local_arch
+from market.bridge import Bridge, open_bridge
+from market.discovery import Discovery, Index, open_index
+from market.errors import Problem
+from market.node.config import NodeConfig, load_config
+from market.node.home import Home
+from market.node.ports import OpenOrchestrator, OrchestratorPort, Preflight
+from market.node.running import Operations
+from market.node.sharing import blobs_of
+from market.swarm import AddressPolicy, Source, SourceKind, Store, open_store
+from market.trust import AnchorBook
+from orchestrator import Settings, default_unit_dir, open_orchestrator
+from orchestrator import preflight as bundled_preflight
+
+logger = logging.getLogger("archy.node")
+
+SYNC_SECONDS: Final = 10.0
+"""One pass over all relays when no sessions are being kept."""
+
+
+@dataclass(slots=True)
+class Node:
+    """The opened parts. `live` says that sessions with relays are kept, so that the index needs no asking."""
+
+    home: Home
+    config: NodeConfig
+    index: Index
+    discovery: Discovery
+    store: Store
+    bridge: Bridge
+    anchors: AnchorBook
+    orchestrator: OrchestratorPort
+    preflight: Preflight
+    operations: Operations
+    now: Callable[[], float]
+    live: bool = False
+    shared: frozenset[Digest] = frozenset()
+    app_locks: dict[AppName, trio.Lock] = field(default_factory=dict)
+
+    def lock_of(self, app: AppName) -> trio.Lock:
+        """At most one operation per app at a time (R-ST20)."""
+        return self.app_locks.setdefault(app, trio.Lock())
+
+    async def refresh(self) -> None:
+        """Ask the relays once, unless sessions are being kept anyway."""
+        if not self.live:
+            await self.discovery.sync(SYNC_SECONDS)
+
+    def sources(self, origins: tuple[str, ...]) -> tuple[Source, ...]:
+        """Where blobs may come from: what the publisher signed, then the operator's own peers."""
+        return (
+            *(Source(url, SourceKind.ORIGIN) for url in origins),
+            *(Source(url, SourceKind.PEER) for url in self.config.peers),
+        )
+
+    @property
+    def addresses(self) -> AddressPolicy:
+        return AddressPolicy(allow_private=self.config.allow_private_origins)
+
+    def granted(self, app: AppName) -> tuple[str, ...]:
+        """The permissions that the installed generation of `app` runs with; none while it is not installed."""
+        manifest = self._installed_manifest(app)
+        return permissions_of(manifest) if manifest is not None else ()
+
+    def shares(self, digest: Digest) -> bool:
+        """Whether a peer may have this blob (R-SW7)."""
+        return digest in self.shared
+
+    def look_at_shared(self) -> None:
+        """Work out anew what is shared; called when an app or a pin comes or goes."""
+        digests = set(self.store.pins())
+        if self.config.share:
+            for app, _, _ in self.orchestrator.installed():
+                manifest = self._installed_manifest(app)
+                if manifest is not None:
+                    digests.update(blobs_of(manifest, self.store, local_arch()))
+        self.shared = frozenset(digests)
+
+    def _installed_manifest(self, app: AppName) -> Manifest | None:
+        for name, _, digest in self.orchestrator.installed():
+            if name == app:
+                path = self.home.bundles / digest / "manifest.json"
+                try:
+                    return parse_manifest_json(json.loads(path.read_bytes()), where=str(path))
+                except (OSError, ValueError, Problem) as fault:
+                    logger.warning("the bundle of %s is not readable: %s", app, fault)
+        return None
+
+
+@asynccontextmanager
+async def _bundled(home: Home, prefix: str) -> AsyncIterator[OrchestratorPort]:
+    settings = Settings(state_db=home.apps_state, data_dir=home.apps_data, unit_dir=default_unit_dir(), prefix=prefix)
+    async with open_orchestrator(settings) as opened:
+        yield opened
+
+
+def _nostr_keys(anchors: AnchorBook, index: Index) -> tuple[str, ...]:
+    """The hex Nostr keys of the anchors: named as such, or bound to a DID that is an anchor."""
+    people = {anchor.person for anchor in anchors.load().entries}
+    named = {person.removeprefix("nostr:") for person in people if person.startswith("nostr:")}
+    bound = {key for key, did in index.evidence().bound.items() if did in people}
+    return tuple(sorted(named | bound))
+
+
+@asynccontextmanager
+async def open_node(
+    home: Home,
+    *,
+    open_apps: OpenOrchestrator = _bundled,
+    preflight: Preflight = bundled_preflight,
+    now: Callable[[], float] = time.time,
+) -> AsyncIterator[Node]:
+    """Take the home's lock and open every part. Raises Unreachable while another process owns the home."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(home.locked())
+        config = load_config(home.config)
+        index = stack.enter_context(open_index(home.index))
+        store = stack.enter_context(open_store(home.blobs))
+        bridge = await stack.enter_async_context(open_bridge())
+        orchestrator = await stack.enter_async_context(open_apps(home, config.unit_prefix))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        anchors = AnchorBook(home.anchors)
+        node = Node(
+            home=home,
+            config=config,
+            index=index,
+            discovery=Discovery(index, index.relays(), now, people=lambda: _nostr_keys(anchors, index)),
+            store=store,
+            bridge=bridge,
+            anchors=anchors,
+            orchestrator=orchestrator,
+            preflight=preflight,
+            operations=Operations(nursery),
+            now=now,
+        )
+        node.look_at_shared()
+        try:
+            yield node
+        finally:
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,77 @@
+"""Every operation a door can ask of a node: its name, its parameters, and the function that does it.
+
+A door sends names and plain JSON; they are parsed here into frozen requests before anything happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from market.errors import UsageProblem
+from market.node import browse, install, manage, settings
+from market.node.node import Node
+from market.node.requests import Request
+from market.node.running import Report
+
+Perform = Callable[[Node, Any, Report], Awaitable[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    request: type[Request]
+    perform: Perform
+
+
+OPERATIONS: Final[Mapping[str, _Operation]] = {
+    "search": _Operation(browse.Search, browse.search),
+    "show": _Operation(browse.Show, browse.show),
+    "plan": _Operation(install.Plan, install.plan),
+    "install": _Operation(install.Install, install.install),
+    "update": _Operation(install.Update, install.update),
+    "ps": _Operation(Request, manage.ps),
+    "start": _Operation(manage.OneApp, manage.start),
+    "stop": _Operation(manage.OneApp, manage.stop),
+    "uninstall": _Operation(manage.Uninstall, manage.uninstall),
+    "logs": _Operation(manage.Logs, manage.logs),
+    "relays": _Operation(Request, settings.relays),
+    "relays.add": _Operation(settings.Relay, settings.add_relay),
+    "relays.remove": _Operation(settings.Relay, settings.remove_relay),
+    "anchors": _Operation(Request, settings.anchors),
+    "anchors.add": _Operation(settings.AddAnchor, settings.add_anchor),
+    "anchors.remove": _Operation(settings.RemoveAnchor, settings.remove_anchor),
+    "config": _Operation(settings.ChangeConfig, settings.change_config),
+    "blobs": _Operation(Request, settings.blobs),
+    "blobs.add": _Operation(settings.AddBlobs, settings.add_blobs),
+    "doctor": _Operation(Request, settings.doctor),
+}
+
+
+async def perform(node: Node, name: str, params: object, report: Report) -> Mapping[str, Any]:
+    """Parse the request and do it here. Raises UsageProblem for an unknown name or a bad parameter."""
+    operation, request = _parsed(name, params)
+    return await operation.perform(node, request, report)
+
+
+def start_operation(node: Node, name: str, params: object) -> str:
+    """Parse the request, begin it in the node's nursery and return its id."""
+    operation, request = _parsed(name, params)
+
+    async def work(report: Report) -> Mapping[str, Any]:
+        return await operation.perform(node, request, report)
+
+    return node.operations.start(name, work)
+
+
+def _parsed(name: str, params: object) -> tuple[_Operation, Request]:
+    operation = OPERATIONS.get(name)
+    if operation is None:
+        raise UsageProblem(f"no operation {name[:40]!r}", remedy=f"one of: {', '.join(OPERATIONS)}")
+    try:
+        return operation, operation.request.model_validate(params)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'params'}: {e['msg']}" for e in error.errors())
+        raise UsageProblem(told, where=name, remedy="see `archy --help`") from error

@@ -1,0 +1,51 @@
+"""What the node asks of an orchestrator, so that a host node can bring its own instead of the bundled one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import trio
+
+from apps.names import AppName
+from market.node.home import Home
+from orchestrator import AppStatus, Bundle, Finding, Progress
+
+
+class OrchestratorPort(Protocol):
+    """Keeps installed apps true to what was asked. `orchestrator.Orchestrator` is the bundled implementation."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None:
+        """Reconcile until cancelled."""
+
+    def wake(self) -> None:
+        """Look again now; losing this call is harmless."""
+
+    async def install(self, bundle: Bundle, *, report: Callable[[Progress], None]) -> AppStatus:
+        """Make the bundle what runs. Raises RolledBack when an update did not prove itself."""
+
+    async def start(self, name: AppName) -> AppStatus:
+        """Start what its user stopped."""
+
+    async def stop(self, name: AppName) -> AppStatus:
+        """Stop it until its user starts it again."""
+
+    async def uninstall(self, name: AppName, *, purge: bool) -> None:
+        """Remove units, networks, secrets and containers; keep the data unless `purge`."""
+
+    async def status(self) -> tuple[AppStatus, ...]:
+        """Every installed app, as it is now."""
+
+    def installed(self) -> tuple[tuple[AppName, str, str], ...]:
+        """(name, version, release digest) of what is installed, from durable state."""
+
+    async def logs(self, name: AppName, *, lines: int) -> list[str]:
+        """The last lines of the app's journal."""
+
+
+OpenOrchestrator = Callable[[Home, str], AbstractAsyncContextManager[OrchestratorPort]]
+"""Takes the home and the unit prefix."""
+
+Preflight = Callable[[], Awaitable[tuple[Finding, ...]]]
+"""What the machine has and lacks."""

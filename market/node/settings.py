@@ -1,0 +1,151 @@
+"""The operator's own settings: relays, anchors, node configuration, blobs kept for others, and the check-up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+from pydantic import Field
+
+from market.errors import UsageProblem
+from market.model import BlobRef
+from market.node.config import changed_config, save_config
+from market.node.node import Node
+from market.node.requests import Request
+from market.node.running import Report
+from market.swarm import Store
+
+
+class Relay(Request):
+    """A relay's WebSocket URL."""
+
+    url: str = Field(max_length=300)
+
+
+class AddAnchor(Request):
+    """Somebody this operator trusts: a DID, an npub or a hex Nostr key."""
+
+    who: str = Field(max_length=200)
+    label: str = Field("", max_length=100)
+    weight: int = Field(1, ge=1, le=100)
+
+
+class RemoveAnchor(Request):
+    """The same word that `anchors` lists."""
+
+    who: str = Field(max_length=200)
+
+
+class ChangeConfig(Request):
+    """`KEY=VALUE` words; none only shows the settings."""
+
+    assignments: tuple[str, ...] = Field((), max_length=64)
+
+
+class AddBlobs(Request):
+    """Files on this machine that become blobs of this node, kept until they are unpinned."""
+
+    paths: tuple[str, ...] = Field(min_length=1, max_length=10_000)
+
+
+async def relays(node: Node, request: Request, report: Report) -> Mapping[str, Any]:
+    """Every relay and, while sessions are kept, how it does."""
+    states = {state.url: state.to_json() for state in node.discovery.relay_states()}
+    return {
+        "schema": "archy/relays/1",
+        "relays": [states.get(url, {"url": url, "state": "not connected"}) for url in node.index.relays()],
+    }
+
+
+async def add_relay(node: Node, request: Relay, report: Report) -> Mapping[str, Any]:
+    """Remember a relay; a running node connects to it at once."""
+    if not request.url.startswith(("ws://", "wss://")):
+        raise UsageProblem(f"{request.url!r} is not a relay", remedy="a relay's URL begins with wss:// or ws://")
+    node.index.add_relay(request.url.rstrip("/"))
+    node.discovery.set_relays(node.index.relays())
+    return await relays(node, request, report)
+
+
+async def remove_relay(node: Node, request: Relay, report: Report) -> Mapping[str, Any]:
+    """Forget a relay; what it served stays in the index."""
+    if request.url.rstrip("/") not in node.index.relays():
+        raise UsageProblem(f"{request.url!r} is not among the relays", remedy="`archy relays` lists them")
+    node.index.remove_relay(request.url.rstrip("/"))
+    node.discovery.set_relays(node.index.relays())
+    return await relays(node, request, report)
+
+
+async def anchors(node: Node, request: Request, report: Report) -> Mapping[str, Any]:
+    """The operator's anchors."""
+    return {"schema": "archy/anchors/1", "anchors": [anchor.to_json() for anchor in node.anchors.list()]}
+
+
+async def add_anchor(node: Node, request: AddAnchor, report: Report) -> Mapping[str, Any]:
+    """Trust somebody."""
+    node.anchors.add(request.who, label=request.label, weight=request.weight)
+    return await anchors(node, request, report)
+
+
+async def remove_anchor(node: Node, request: RemoveAnchor, report: Report) -> Mapping[str, Any]:
+    """Trust them no longer."""
+    node.anchors.remove(request.who)
+    return await anchors(node, request, report)
+
+
+async def change_config(node: Node, request: ChangeConfig, report: Report) -> Mapping[str, Any]:
+    """Show the settings, or change some of them. `listen` and `unit_prefix` take effect at the next start."""
+    if request.assignments:
+        node.config = changed_config(node.config, request.assignments)
+        save_config(node.home.config, node.config)
+        node.look_at_shared()
+    return {"schema": "archy/config/1", "settings": node.config.model_dump(mode="json")}
+
+
+async def blobs(node: Node, request: Request, report: Report) -> Mapping[str, Any]:
+    """Every complete blob in this node's store."""
+    rows = await trio.to_thread.run_sync(lambda: list(node.store.list()))
+    return {"schema": "archy/blobs/1", "blobs": [{"blake3": row.digest.hex, "size": row.size} for row in rows]}
+
+
+async def add_blobs(node: Node, request: AddBlobs, report: Report) -> Mapping[str, Any]:
+    """Store and pin files."""
+    added = []
+    for number, word in enumerate(request.paths):
+        ref = await trio.to_thread.run_sync(_add_file, node.store, Path(word))
+        node.store.pin(ref.blake3)
+        added.append(ref.to_json())
+        report({"phase": "blobs", "text": word, "done": number + 1, "total": len(request.paths)})
+    node.look_at_shared()
+    return {"schema": "archy/blobs/1", "blobs": added}
+
+
+def _add_file(store: Store, path: Path) -> BlobRef:
+    if not path.is_file():
+        raise UsageProblem("no such file", where=str(path), remedy="name files, not folders")
+    return store.add_file(path)
+
+
+async def doctor(node: Node, request: Request, report: Report) -> Mapping[str, Any]:
+    """Whether this machine can do what the node needs, each finding with its remedy."""
+    findings = [{"name": f.name, "ok": f.ok, "detail": f.detail, "remedy": f.remedy} for f in await node.preflight()]
+    known = node.index.relays()
+    findings.append(
+        {
+            "name": "relays",
+            "ok": bool(known),
+            "detail": f"{len(known)} configured" if known else "none configured: nothing can be discovered",
+            "remedy": "" if known else "archy relays add wss://RELAY",
+        }
+    )
+    trusted = node.anchors.list()
+    findings.append(
+        {
+            "name": "anchors",
+            "ok": bool(trusted),
+            "detail": f"{len(trusted)} configured" if trusted else "none: every install asks for your own word",
+            "remedy": "" if trusted else "archy trust add NPUB_OR_DID",
+        }
+    )
+    return {"schema": "archy/doctor/1", "ok": all(f["ok"] for f in findings), "findings": findings}

@@ -1,0 +1,36 @@
+"""Which blobs this node offers to peers: those of installed apps, unless sharing is off, and whatever is pinned.
+
+R-SW7: only blobs that a signed manifest or the operator named are ever served. Reads the installed bundles' manifests
+and the image indexes in the store; writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from apps.images import MAX_INDEX_BYTES, ImageIndex, image_containers, platform_for
+from apps.manifest import Manifest
+from apps.names import BlobRef, Digest
+from market.errors import Problem
+from market.swarm import Store
+
+
+def blobs_of(manifest: Manifest, store: Store, arch: str) -> Iterator[Digest]:
+    """Every blob of one app for one architecture, piece lists included; images whose index is not here are left out."""
+    for entry in manifest.files.values():
+        yield from _with_pieces(entry.blob)
+    for container in image_containers(manifest).values():
+        index_ref = platform_for(container, arch).index.blob
+        yield from _with_pieces(index_ref)
+        try:
+            index = ImageIndex.parse(store.read_bytes(index_ref.blake3, MAX_INDEX_BYTES))
+        except Problem:
+            continue
+        for _, ref in index.blobs():
+            yield from _with_pieces(ref)
+
+
+def _with_pieces(ref: BlobRef) -> Iterator[Digest]:
+    yield ref.blake3
+    if ref.pieces is not None:
+        yield ref.pieces

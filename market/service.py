@@ -1,0 +1,105 @@
+"""The node as a service: relay sessions, reconciling, blob serving and the control socket, until it is told to stop.
+
+A part that fails is logged and started again after a pause; it never takes another with it. Apps are not the service's
+children: whatever happens here, they go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import trio
+from aiohttp import web
+
+from market.api.control import control_app
+from market.bridge import serve
+from market.errors import Problem
+from market.node.config import split_address
+from market.node.home import Home
+from market.node.node import Node, open_node
+from market.swarm import blob_routes
+
+RESTART_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 30.0)
+"""Pauses before a failed part is started again; the last one repeats."""
+
+STABLE_SECONDS: Final = 60.0
+"""A part that ran this long has recovered, and its next failure waits the shortest pause again."""
+
+logger = logging.getLogger("archy.node")
+
+Say = Callable[[str], None]
+
+
+def serve_until_stopped(home: Home, say: Say) -> None:
+    """Run the node until SIGINT or SIGTERM. Raises Problem when it can not start."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    trio.run(_serve, home, say)
+
+
+async def _serve(home: Home, say: Say) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with open_node(home) as node, running(node) as where:
+            for line in where:
+                say(line)
+            say("archy is up")
+            _tell_systemd("READY=1")
+            async for _ in signals:
+                break
+            say("archy is stopping; apps go on")
+            _tell_systemd("STOPPING=1")
+
+
+@asynccontextmanager
+async def running(node: Node) -> AsyncIterator[tuple[str, ...]]:
+    """Everything a running node does, while the block lasts; yields where it listens, a line each.
+
+    This is the door for a host program that already runs trio: `async with open_node(home) as node, running(node)`.
+    """
+    async with AsyncExitStack() as stack:
+        where = [f"control socket {node.home.socket}"]
+        await stack.enter_async_context(serve(node.bridge, control_app(node), tcp=None, unix=node.home.socket))
+        if node.config.listen:
+            host, port = split_address(node.config.listen)
+            app = web.Application()
+            app.add_routes(blob_routes(node.store, node.shares))
+            served = await stack.enter_async_context(serve(node.bridge, app, tcp=(host, port), unix=None))
+            where.append(f"blobs at {served.url}")
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        node.live = True
+        nursery.start_soon(_kept_up, "discovery", node.discovery.run)
+        nursery.start_soon(_kept_up, "apps", node.orchestrator.run)
+        try:
+            yield tuple(where)
+        finally:
+            node.live = False
+            nursery.cancel_scope.cancel()
+
+
+async def _kept_up(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    failures = 0
+    while True:
+        began = trio.current_time()
+        try:
+            await run()
+        except Problem as problem:
+            logger.error("%s: %s", name, problem)
+        except Exception:
+            logger.exception("%s failed unexpectedly", name)
+        failures = 0 if trio.current_time() - began > STABLE_SECONDS else failures + 1
+        await trio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
+
+
+def _tell_systemd(state: str) -> None:
+    """sd_notify(3): one datagram to the socket systemd names; nothing where there is none."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        notify.connect("\0" + address[1:] if address.startswith("@") else address)
+        notify.sendall(state.encode())
