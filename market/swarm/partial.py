@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -31,7 +31,10 @@ ROOM_TO_SPARE = 16 * 1024 * 1024
 class Partial:
     """One open partial. Pieces may be written from several threads; everything else is the owner's."""
 
-    def __init__(self, disk: Disk, folder: Path, name: Digest, table: PieceTable) -> None:
+    def __init__(
+        self, disk: Disk, folder: Path, name: Digest, table: PieceTable, *, on_close: Callable[[], None]
+    ) -> None:
+        self._on_close = on_close
         self._disk = disk
         self._folder = folder
         self._name = name
@@ -61,6 +64,7 @@ class Partial:
             fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+            self._on_close()
 
     @property
     def verified_bytes(self) -> int:

@@ -73,6 +73,7 @@ class Collected:
     """What `Store.gc` removed, and the bytes that are left."""
 
     removed: tuple[Digest, ...]
+    """Blobs by their digest, abandoned partials by the digest of their reference."""
     freed: int
     kept: int
 
@@ -94,6 +95,7 @@ class Store:
         self._tmp = root / "tmp"
         self._leases: Counter[Digest] = Counter()
         self._lease_lock = threading.Lock()
+        self._open_partials: set[Digest] = set()
         self._names = iter(range(1 << 62))
         self._turns: WeakValueDictionary[Digest, trio.Lock] = WeakValueDictionary()
         with told(root):
@@ -256,7 +258,10 @@ class Store:
 
     def open_partial(self, ref: BlobRef, table: PieceTable) -> Partial:
         """The partial of exactly this reference, with whatever is verified of it. Raises StoreFull, StoreUnusable."""
-        return Partial(self._disk, self._partial, ref_digest(ref), table)
+        name = ref_digest(ref)
+        partial = Partial(self._disk, self._partial, name, table, on_close=lambda: self._open_partials.discard(name))
+        self._open_partials.add(name)
+        return partial
 
     def publish(self, ref: BlobRef, partial: Partial) -> None:
         """Give a sealed partial, whose whole digest the caller has verified, its place."""
@@ -312,24 +317,42 @@ class Store:
         moment = time.time() if now is None else now
         keep = set(self.pins())
         for root in roots:
-            keep |= {root} if isinstance(root, Digest) else {root.blake3, *([root.pieces] if root.pieces else [])}
-        stored = sorted(self.list(), key=lambda blob: blob.used)
-        used = sum(blob.size for blob in stored)
+            keep |= {root} if isinstance(root, Digest) else {root.blake3, ref_digest(root)}
+            if isinstance(root, BlobRef) and root.pieces is not None:
+                keep.add(root.pieces)
+        complete = [(blob, self._remove_blob) for blob in self.list()]
+        candidates = complete + [(blob, self._remove_partial) for blob in self._partials()]
+        used = sum(blob.size for blob, _ in candidates)
         removed: list[Digest] = []
         freed = 0
-        for blob in stored:
+        for blob, remove in sorted(candidates, key=lambda candidate: candidate[0].used):
             if used - freed <= quota:
                 break
             if blob.digest in keep or moment - blob.used < GRACE_SECONDS:
                 continue
-            if self._remove_unleased(blob.digest):
+            if remove(blob.digest):
                 removed.append(blob.digest)
                 freed += blob.size
         return Collected(tuple(removed), freed, used - freed)
 
     # --- inside
 
-    def _remove_unleased(self, digest: Digest) -> bool:
+    def _partials(self) -> Iterator[Stored]:
+        """Partials under the digest of their reference, with the bytes they take on disk. stat(2): st_blocks"""
+        for file in self._partial.glob("*.data"):
+            name = _digest_of(file.stem)
+            if name is not None:
+                state = file.stat()
+                yield Stored(name, state.st_blocks * 512, state.st_mtime)
+
+    def _remove_partial(self, name: Digest) -> bool:
+        if name in self._open_partials:
+            return False
+        for suffix in (".bits", ".data"):
+            self._disk.unlink(self._partial / f"{name.hex}{suffix}")
+        return True
+
+    def _remove_blob(self, digest: Digest) -> bool:
         with self._lease_lock:
             if self._leases[digest]:
                 return False

@@ -14,6 +14,7 @@ import os
 import re
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -97,12 +98,14 @@ class BlobServer:
     faults: Faults = field(default_factory=Faults)
     host: str = "127.0.0.1"
     port: int = 0
+    tls: ssl.SSLContext | None = None
     requests: list[tuple[str, str]] = field(default_factory=list)
     connections: int = 0
     body_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.stopped = threading.Event()
+        self.stalled = threading.Event()
         self.pacer = _Pacer(self.faults.rate, self.stopped)
         self.lock = threading.Lock()
 
@@ -114,6 +117,8 @@ class BlobServer:
 
         self._http = _Server((self.host, self.port), Handler)
         self.port = self._http.server_address[1]
+        if self.tls is not None:
+            self._http.socket = self.tls.wrap_socket(self._http.socket, server_side=True)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
         return self
@@ -126,7 +131,7 @@ class BlobServer:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
     def find(self, digest: str) -> Path | None:
         for path in (self.root / "blobs" / digest, self.root / "blobs" / digest[:2] / digest):
@@ -273,6 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _hold(self) -> None:
         """Keep the connection open and silent until the client or the server goes."""
         self.close_connection = True
+        self.blobs.stalled.set()
         while not self.blobs.stopped.is_set():
             readable, _, _ = select.select([self.connection], [], [], 0.05)
             if readable and not self.connection.recv(1024, socket.MSG_DONTWAIT):

@@ -1,0 +1,250 @@
+"""The scheduler against every fault schedule that hypothesis finds, in a small simulated time. No I/O, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from market.model import PIECE_SIZE, Digest
+from market.swarm.errors import FaultKind
+from market.swarm.pieces import PieceTable
+from market.swarm.schedule import MAX_OWNERS, Lease, Leave, Quality, Schedule, SourceState, Wait
+from market.swarm.sources import SourceKind
+
+MIB = 1024 * 1024.0
+
+
+@dataclass(frozen=True)
+class Deed:
+    """What a source does with one lease: brings `good` bytes at its rate, then `fault`; None means it is good."""
+
+    good: int
+    fault: FaultKind | None
+    silence: float = 0.0
+    """Seconds between the last good byte and the fault, as a deadline would have it."""
+
+
+@dataclass
+class Actor:
+    """A simulated source: its rate in bytes per second, and what it does with its first leases; then it is good."""
+
+    kind: SourceKind
+    rate: float
+    deeds: list[Deed] = field(default_factory=list)
+    always: Deed | None = None
+    latency: float = 0.0
+    lease: Lease | None = None
+    deed: Deed | None = None
+    credit: float = 0.0
+    taken_at: float = 0.0
+    failing_at: float | None = None
+    gone: bool = False
+    brought: int = 0
+
+
+class Simulation:
+    """Runs a Schedule in steps of simulated time and checks its promises at each."""
+
+    def __init__(self, pieces: int, actors: list[Actor], tail: int = PIECE_SIZE, step: float = 0.05) -> None:
+        self.step = step
+        size = (pieces - 1) * PIECE_SIZE + tail
+        self.table = PieceTable(Digest("0" * 64), size, bytes(32 * pieces))
+        self.actors = actors
+        self.states = [SourceState(actor.kind, Quality()) for actor in actors]
+        self.schedule = Schedule(self.table, self.states)
+        self.verified: set[int] = set()
+        self.now = 0.0
+        self.duplicate_bytes = 0
+
+    def run(self, limit: float) -> None:
+        while not self.schedule.complete and not all(actor.gone for actor in self.actors):
+            assert self.now < limit, "the schedule does not come to an end"
+            self._ask_idle()
+            self._check()
+            self.now += self.step
+            for number, actor in enumerate(self.actors):
+                if actor.lease is not None:
+                    self._work(number, actor, actor.lease)
+
+    def _ask_idle(self) -> None:
+        for number, actor in enumerate(self.actors):
+            if actor.lease is None and not actor.gone:
+                self._ask(number, actor)
+
+    def _ask(self, number: int, actor: Actor) -> None:
+        move = self.schedule.next(number, self.now)
+        if isinstance(move, Leave):
+            actor.gone = True
+        elif isinstance(move, Wait):
+            assert move.until > self.now
+        else:
+            assert move.start < move.end
+            assert not self.verified & set(range(move.start, move.end)), "a verified piece was assigned"
+            actor.lease, actor.taken_at, actor.failing_at = move, self.now, None
+            actor.deed = actor.always or (actor.deeds.pop(0) if actor.deeds else None)
+
+    def _check(self) -> None:
+        for index in range(self.table.count):
+            owners = self.schedule.owners(index)
+            assert len(owners) <= MAX_OWNERS
+            assert len(set(owners)) == len(owners)
+        origins = [n for n, actor in enumerate(self.actors) if actor.kind is SourceKind.ORIGIN and not actor.gone]
+        ready = [n for n in origins if self.actors[n].lease is None and self.states[n].ready_at <= self.now]
+        if ready and not self.schedule.complete:
+            owning = {owner for index in range(self.table.count) for owner in self.schedule.owners(index)}
+            assert owning & set(origins), "an origin stands idle while something is missing"
+
+    def _work(self, number: int, actor: Actor, lease: Lease) -> None:
+        if actor.failing_at is not None:
+            if self.now >= actor.failing_at:
+                assert actor.deed is not None
+                assert actor.deed.fault is not None
+                actor.lease = None
+                self.schedule.failed(lease, actor.deed.fault, self.now)
+            return
+        if self.now - actor.taken_at < actor.latency:
+            return
+        actor.credit = actor.rate * self.step
+        while actor.credit >= 1 and actor.lease is not None and actor.failing_at is None:
+            if self.schedule.wants(actor.lease):
+                self._bring(actor, actor.lease)
+                continue
+            self.schedule.ended(actor.lease, self.now)
+            actor.lease = None
+            self._ask(number, actor)  # a real source is asked again at once, too
+
+    def _bring(self, actor: Actor, lease: Lease) -> None:
+        room = self.table.length(lease.next) - lease.in_piece
+        good = actor.deed.good - lease.received if actor.deed is not None and actor.deed.fault else room
+        if good <= 0:
+            assert actor.deed is not None
+            actor.failing_at = self.now + actor.deed.silence
+            return
+        take = int(min(actor.credit, room, good))
+        actor.credit -= take
+        if not self.schedule.received(lease, take, self.now):
+            return
+        if lease.in_piece == self.table.length(lease.next):
+            index = lease.next
+            first = self.schedule.verified(lease)
+            assert first == (index not in self.verified)
+            self.verified.add(index)
+            actor.brought += self.table.length(index) if first else 0
+
+
+deeds = st.lists(
+    st.builds(
+        Deed,
+        good=st.integers(0, 3 * PIECE_SIZE),
+        fault=st.sampled_from([None, FaultKind.TRANSPORT, FaultKind.LACKS, FaultKind.CORRUPT]),
+        silence=st.sampled_from([0.0, 1.0, 2.0, 5.0]),
+    ),
+    max_size=6,
+)
+rates = st.sampled_from([0.5 * MIB, 3 * MIB, 20 * MIB, 60 * MIB])
+kinds = st.sampled_from(list(SourceKind))
+actors = st.builds(Actor, kind=kinds, rate=rates, deeds=deeds, latency=st.sampled_from([0.0, 0.1]))
+hopeless = st.builds(
+    Actor,
+    kind=kinds,
+    rate=rates,
+    always=st.builds(
+        Deed,
+        good=st.integers(0, PIECE_SIZE - 1),
+        fault=st.sampled_from([FaultKind.TRANSPORT, FaultKind.LACKS, FaultKind.CORRUPT, FaultKind.REFUSED]),
+        silence=st.sampled_from([0.0, 1.0, 5.0]),
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 24), st.lists(actors, max_size=5), kinds, rates, st.integers(1, PIECE_SIZE))
+def test_one_working_source_completes_the_blob_whatever_the_others_do(
+    pieces: int, others: list[Actor], kind: SourceKind, rate: float, tail: int
+) -> None:  # R-SW2
+    sim = Simulation(pieces, [Actor(kind, rate), *others], tail)
+    sim.run(limit=600.0)
+    assert sim.schedule.complete
+    assert sim.verified == set(range(pieces))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 8), st.lists(hopeless, max_size=4))
+def test_without_a_working_source_it_ends_and_says_so(pieces: int, sources: list[Actor]) -> None:
+    sim = Simulation(pieces, sources)
+    sim.run(limit=900.0)
+    assert not sim.schedule.complete
+    assert sim.schedule.stuck or not sources
+
+
+def seconds(pieces: int, actors: list[Actor]) -> float:
+    sim = Simulation(pieces, actors, step=0.01)
+    sim.run(limit=600.0)
+    assert sim.schedule.complete
+    return sim.now
+
+
+def origin(rate: float = 20 * MIB) -> Actor:
+    return Actor(SourceKind.ORIGIN, rate)
+
+
+ALONE = 128 / 20
+
+
+def test_a_straggler_costs_nothing() -> None:  # R-SW2
+    assert seconds(128, [origin(), Actor(SourceKind.PEER, 0.5 * MIB)]) <= 1.05 * ALONE
+
+
+def test_stalled_corrupt_dead_and_slow_peers_together_cost_nothing() -> None:  # R-SW2
+    peers = [
+        Actor(SourceKind.PEER, 20 * MIB, always=Deed(100_000, FaultKind.TRANSPORT, silence=1.0)),
+        Actor(SourceKind.PEER, 20 * MIB, always=Deed(PIECE_SIZE // 2, FaultKind.CORRUPT)),
+        Actor(SourceKind.PEER, 20 * MIB, always=Deed(0, FaultKind.TRANSPORT, silence=2.0)),
+        Actor(SourceKind.PEER, 0.5 * MIB),
+    ]
+    assert seconds(128, [origin(), *peers]) <= 1.05 * ALONE
+
+
+def test_good_sources_add_up() -> None:
+    actors = [origin(), Actor(SourceKind.PEER, 20 * MIB), Actor(SourceKind.PEER, 10 * MIB)]
+    assert seconds(256, actors) <= 256 / 50 / 0.95
+
+
+def test_a_lying_peer_is_out_at_its_first_bad_piece_and_an_origin_never_is() -> None:  # R-SW3
+    schedule = Schedule(
+        PieceTable(Digest("0" * 64), 4 * PIECE_SIZE, bytes(128)),
+        [SourceState(SourceKind.ORIGIN, Quality()), SourceState(SourceKind.PEER, Quality())],
+    )
+    for number in (0, 1):
+        lease = schedule.next(number, 0.0)
+        assert isinstance(lease, Lease)
+        schedule.failed(lease, FaultKind.CORRUPT, 0.0)
+    assert isinstance(schedule.next(1, 100.0), Leave)
+    assert isinstance(schedule.next(0, 0.0), Wait)
+    assert isinstance(schedule.next(0, 100.0), Lease)
+
+
+def test_a_small_blob_goes_to_the_origin_and_is_hedged_only_when_it_is_late() -> None:
+    schedule = Schedule(
+        PieceTable(Digest("0" * 64), 4096, bytes(32), 4096),
+        [
+            SourceState(SourceKind.ORIGIN, Quality(latency=0.05, deviation=0.01)),
+            SourceState(SourceKind.PEER, Quality(latency=0.02, rate=20 * MIB)),
+        ],
+    )
+    assert isinstance(schedule.next(0, 0.0), Lease)
+    assert isinstance(schedule.next(1, 0.01), Wait)
+    assert isinstance(schedule.next(1, 0.08), Lease)
+    assert schedule.owners(0) == (0, 1)
+
+
+def test_a_source_without_ranges_gets_all_that_is_free() -> None:
+    schedule = Schedule(
+        PieceTable(Digest("0" * 64), 100 * PIECE_SIZE, bytes(3200)),
+        [SourceState(SourceKind.ORIGIN, Quality(rate=MIB), whole_only=True)],
+    )
+    lease = schedule.next(0, 0.0)
+    assert isinstance(lease, Lease)
+    assert (lease.start, lease.end) == (0, 100)
