@@ -1,0 +1,73 @@
+"""Keeps apps running as systemd units: manifest and bundle in, Quadlet units out, reality reconciled.
+
+Knows nothing of Nostr, DIDs or swarms.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from apps.problems import EnvironmentLacks
+from orchestrator.bundle import Bundle
+from orchestrator.engine import Orchestrator
+from orchestrator.health import ContainerStatus
+from orchestrator.host import ThisHost
+from orchestrator.machine import Machine, Settings, default_unit_dir
+from orchestrator.podman import RootlessPodman
+from orchestrator.preflight import preflight
+from orchestrator.prober import NetworkProber
+from orchestrator.secret_files import SecretFiles
+from orchestrator.state import State
+from orchestrator.status import AppStatus, Finding, Progress
+from orchestrator.supported import require_supported, unsupported
+from orchestrator.systemd import UserSystemd
+from orchestrator.unit_folder import UnitFolder
+
+__all__ = [
+    "AppStatus",
+    "Bundle",
+    "ContainerStatus",
+    "Finding",
+    "Orchestrator",
+    "Progress",
+    "Settings",
+    "default_unit_dir",
+    "machine_arch",
+    "open_orchestrator",
+    "preflight",
+    "require_supported",
+    "unsupported",
+]
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
+def machine_arch() -> str:
+    """This machine's architecture as OCI names it."""
+    machine = platform.machine()
+    return _ARCHITECTURES.get(machine, machine)
+
+
+@asynccontextmanager
+async def open_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator]:
+    """Open the state and join it with this machine's systemd and Podman. Raises Problem (StateProblem)."""
+    if ":" in str(settings.data_dir):
+        raise EnvironmentLacks("the home's path has a colon", where=str(settings.data_dir), remedy="use another path")
+    state = State.open(settings.state_db)
+    podman = RootlessPodman()
+    machine = Machine(
+        UserSystemd(),
+        podman,
+        NetworkProber(podman.addresses),
+        ThisHost(),
+        UnitFolder(settings.unit_dir, settings.prefix),
+        SecretFiles(settings.data_dir / "secrets"),
+        settings.data_dir / "staging",
+        settings.prefix,
+    )
+    try:
+        yield Orchestrator(settings, state, machine, machine_arch())
+    finally:
+        state.close()

@@ -1,0 +1,165 @@
+"""Takes steps. Each is idempotent, bounded by a deadline, logged; none decides what should be.
+
+Units are put in place only after Quadlet's generator accepted them (R-MF9), an image only after its bytes were
+compared with what was signed (R-MF11). Secrets' values pass through here and are never logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from apps.images import platform_for
+from apps.manifest import Manifest
+from apps.problems import Problem, Refused
+from orchestrator.faults import UnitRefused
+from orchestrator.images import check_layout, image_name, stage, verify_layers, write_index
+from orchestrator.machine import Machine
+from orchestrator.names import Names, service_of
+from orchestrator.plan import (
+    DaemonReload,
+    ImportImage,
+    RemoveContainers,
+    RemoveImages,
+    RemoveNetwork,
+    RemoveSecrets,
+    RemoveVolume,
+    Restart,
+    Start,
+    Step,
+    StopUnits,
+    WriteSecrets,
+    WriteUnits,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the steps of one generation draw on: its manifest and its bundle."""
+
+    names: Names
+    manifest: Manifest
+    root: Path
+    arch: str
+
+
+async def take(machine: Machine, step: Step, source: Source) -> None:
+    """Take one step. Raises Problem."""
+    log.info("step", extra={"app": source.names.slug, "step": type(step).__name__})
+    match step:
+        case WriteSecrets(names):
+            await _write_secrets(machine, names, source)
+        case ImportImage(container, image):
+            await import_image(machine, container, image, source)
+        case WriteUnits(files, removed):
+            await _write_units(machine, files, removed)
+        case DaemonReload():
+            await machine.systemd.daemon_reload()
+        case StopUnits(services, seconds):
+            await machine.systemd.stop(services, seconds=seconds)
+        case Start(service, seconds):
+            await machine.systemd.reset_failed((service,))
+            await machine.systemd.start((service,), seconds=seconds)
+        case Restart(service, seconds):
+            await machine.systemd.reset_failed((service,))
+            await machine.systemd.restart((service,), seconds=seconds)
+        case _:
+            await _remove(machine, step)
+
+
+async def _remove(machine: Machine, step: Step) -> None:
+    match step:
+        case RemoveContainers(names):
+            await machine.podman.remove_containers(names)
+        case RemoveNetwork(name):
+            await machine.podman.remove_network(name)
+        case RemoveSecrets(names):
+            await machine.podman.remove_secrets(names)
+        case RemoveImages(names):
+            for name in names:
+                await machine.podman.remove_image(name)
+        case RemoveVolume(name):
+            await machine.podman.remove_volume(name)
+
+
+async def _write_secrets(machine: Machine, names: tuple[str, ...], source: Source) -> None:
+    for secret in source.manifest.generated_secrets:
+        if secret.name in names:
+            value = machine.secrets.ensure(source.names.app, secret)
+            labels = {"archy.prefix": source.names.prefix, "archy.app": source.names.slug}
+            await machine.podman.create_secret(source.names.secret(secret.name), value, labels)
+
+
+async def _write_units(machine: Machine, files: Mapping[str, str], removed: tuple[str, ...]) -> None:
+    if files:
+        await dry_run(machine, files)
+    machine.folder.write(files)
+    machine.folder.remove(removed)
+
+
+async def dry_run(machine: Machine, files: Mapping[str, str]) -> None:
+    """Let Quadlet's generator read the units from a folder aside. Raises UnitRefused."""
+    # A unit that refers to another file needs it beside it: the whole folder of ours is dry-run.
+    together = {name: file.text for name, file in machine.folder.read().items()} | dict(files)
+    with _aside(machine) as folder:
+        for name, text in together.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        made = await machine.systemd.dry_run(folder)
+    wanted = {name for name in files if "/" not in name}
+    missing = sorted(name for name in wanted if service_of(name) not in made.services)
+    if missing:
+        said = "; ".join(line for line in made.complaints if any(name in line for name in missing))
+        raise UnitRefused(f"Quadlet does not accept {', '.join(missing)}: {said[:500]}", remedy="tell the publisher")
+
+
+async def import_image(machine: Machine, container: str, image: str, source: Source) -> None:
+    """Check a container's layout again, import it, and check what was imported. Raises Refused."""
+    where = f"{source.names.slug}: containers.{container}.image"
+    platform = platform_for(source.manifest.containers[container], source.arch)
+    layout = check_layout(source.root / "images" / container, platform, where=where)
+    await trio.to_thread.run_sync(lambda: verify_layers(layout, where=where))
+    name = image_name(source.names.image(container), platform.manifest)
+    with _aside(machine) as folder:
+        write_index(stage(layout, folder / "layout"), layout, name)
+        await machine.podman.import_image(folder / "layout", name)
+    inventory = await machine.podman.inventory(machine.prefix)
+    found = [seen for seen in inventory.images if f"{seen.name}:{seen.tag}" == name]
+    if not any(f"{seen.name}@{seen.digest}" == image and seen.id == platform.config for seen in found):
+        await machine.podman.remove_image(name)
+        raise Refused(
+            "Podman imported another image than the signed one", where=where, remedy="upgrade Podman, or report this"
+        )
+
+
+class _aside:
+    """A folder that is gone afterwards."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._parent = machine.staging
+        self._folder: Path | None = None
+
+    def __enter__(self) -> Path:
+        try:
+            self._parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._folder = Path(tempfile.mkdtemp(dir=self._parent))
+        except OSError as error:
+            raise Problem(
+                f"no room to work in: {error.strerror}",
+                where=str(self._parent),
+                remedy="free space, or make the folder writable for this user",
+            ) from error
+        return self._folder
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)

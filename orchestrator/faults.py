@@ -1,0 +1,72 @@
+"""The faults of the orchestrator's own layer, each saying whose fault it was."""
+
+from __future__ import annotations
+
+from apps.problems import EnvironmentLacks, Problem
+
+
+class CommandFailed(Problem):
+    """A program ended with an error. `stderr` is what it said, bounded."""
+
+    kind = "command-failed"
+
+    def __init__(self, argv: tuple[str, ...], code: int, stderr: str) -> None:
+        self.argv, self.code, self.stderr = argv, code, stderr
+        said = stderr.strip().splitlines()
+        super().__init__(f"{argv[0]} {argv[1] if len(argv) > 1 else ''} ended with {code}: {said[-1] if said else ''}")
+
+
+class CommandTimedOut(Problem):
+    """A program did not end within its deadline and was killed with its whole process group."""
+
+    kind = "command-timeout"
+
+    def __init__(self, argv: tuple[str, ...], seconds: float) -> None:
+        self.argv, self.seconds = argv, seconds
+        super().__init__(f"{' '.join(argv[:3])} did not end within {seconds:g} s")
+
+
+class CommandMissing(EnvironmentLacks):
+    """A program is not installed."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+        package = {"systemctl": "systemd", "journalctl": "systemd"}.get(program, program)
+        super().__init__(f"{program} is not installed", remedy=f"apt-get install {package}")
+
+
+class OutputTooLong(Problem):
+    """A program wrote more than its caller was ready to read."""
+
+    kind = "command-output"
+
+
+class UnitRefused(Problem):
+    """Quadlet's generator does not accept a unit; nothing was put in place (R-MF9)."""
+
+    kind = "unit-refused"
+
+
+class StateProblem(Problem):
+    """The state database can not be read or written."""
+
+    kind = "state"
+
+
+class PortTaken(Problem):
+    """A host port has another owner. Nothing was changed."""
+
+    kind = "port-taken"
+    exit_code = 3
+
+
+class Unhealthy(Problem):
+    """An app was started but did not become healthy within its window."""
+
+    kind = "unhealthy"
+
+
+class Busy(Problem):
+    """Another operation on this app is under way (R-ST20)."""
+
+    kind = "busy"

@@ -1,0 +1,96 @@
+"""The seams to the machine in one value, and one bounded look at all of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from apps.problems import Problem
+from orchestrator.host import Host
+from orchestrator.names import check_prefix
+from orchestrator.plan import Observed
+from orchestrator.podman import ContainerSeen, Inventory, Podman
+from orchestrator.prober import Prober
+from orchestrator.secret_files import SecretFiles
+from orchestrator.systemd import Systemd, UnitState
+from orchestrator.unit_folder import UnitFolder
+
+log = logging.getLogger(__name__)
+
+
+def default_unit_dir() -> Path:
+    """Where the user's Quadlet files are (podman-systemd.unit(5))."""
+    return Path.home() / ".config" / "containers" / "systemd"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where the orchestrator keeps things. `tick_seconds`: how often it looks without being asked (R-ST15)."""
+
+    state_db: Path
+    data_dir: Path
+    unit_dir: Path
+    prefix: str = "archy"
+    tick_seconds: float = 30
+
+    def __post_init__(self) -> None:
+        check_prefix(self.prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Everything outside that the orchestrator touches."""
+
+    systemd: Systemd
+    podman: Podman
+    prober: Prober
+    host: Host
+    folder: UnitFolder
+    secrets: SecretFiles
+    staging: Path
+    """A folder of our own for dry runs and imports; its content means nothing after a restart."""
+    prefix: str
+
+    async def look(self, services: Sequence[str], *, whole: bool, strict: bool = False) -> Observed:
+        """One look: services and containers, with `whole` also images, networks, volumes and secrets.
+
+        A part that does not answer is Unknown (R-ST18); with `strict` its Problem is raised instead.
+        """
+        seen = _Seen()
+
+        async def units() -> None:
+            seen.services = await self.systemd.show(self.prefix, services)
+
+        async def containers() -> None:
+            seen.containers = await self.podman.containers(self.prefix)
+
+        async def inventory() -> None:
+            seen.inventory = await self.podman.inventory(self.prefix)
+
+        async with trio.open_nursery() as nursery:
+            for ask in (units, containers, *((inventory,) if whole else ())):
+                nursery.start_soon(_or_unknown, ask, seen)
+        if strict and seen.problem is not None:
+            raise seen.problem
+        if whole and seen.inventory is None:
+            seen.containers = None  # Podman answers in part only: unknown as a whole
+        return Observed(self.folder.read(), seen.services, seen.containers, seen.inventory)
+
+
+class _Seen:
+    services: dict[str, UnitState] | None = None
+    containers: tuple[ContainerSeen, ...] | None = None
+    inventory: Inventory | None = None
+    problem: Problem | None = None
+
+
+async def _or_unknown(ask: Callable[[], Awaitable[None]], seen: _Seen) -> None:
+    try:
+        await ask()
+    except Problem as problem:
+        seen.problem = seen.problem or problem
+        log.warning("a look at the machine failed", extra={"problem": str(problem)})

@@ -1,0 +1,320 @@
+"""What is wanted, what is seen, and the steps from one to the other.
+
+Guarantees: a pure function of its arguments; planning again after the steps worked gives nothing; an unknown
+observation gives nothing at all (R-ST18); no step removes a secret's value, and a volume is removed only
+by an `Absent` with `purge` (invariant 4). It never asks why it was called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+from orchestrator.names import Names, service_of
+from orchestrator.podman import ContainerSeen, Inventory
+from orchestrator.quadlet.render import STOP_MARGIN, RenderedApp, RenderedContainer
+from orchestrator.systemd import UnitState
+from orchestrator.unit_folder import OwnedFile
+
+UP = ("active", "activating", "reloading")
+"""States in which systemd runs a service, starts it, or will start it again."""
+
+NETWORK_WAIT = 100
+"""Seconds that Podman's own podman-user-wait-network-online.service may hold a first start back (it gives up at 90)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The app is to be there: running, or stopped by its user. Images (`name@digest`) in `keep` are not collected."""
+
+    app: RenderedApp
+    running: bool
+    keep: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The app is to be gone, with all its images and these secrets (as Podman names them).
+
+    `services` are those of its containers, in the order to stop them; `seconds` is the deadline for that. With
+    `purge` its volumes go too, except those in `spare`.
+    """
+
+    names: Names
+    services: tuple[str, ...]
+    secrets: tuple[str, ...]
+    seconds: int
+    purge: bool = False
+    spare: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One look at reality. None is Unknown. `inventory` is None on a quick look, and then taken to be in order."""
+
+    files: Mapping[str, OwnedFile]
+    services: Mapping[str, UnitState] | None
+    containers: tuple[ContainerSeen, ...] | None
+    inventory: Inventory | None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteSecrets:
+    """Give Podman the app's secrets that it lacks, by their names in the manifest."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportImage:
+    """Import a container's image from the bundle."""
+
+    container: str
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteUnits:
+    """Put files in place after the generator's dry run, and remove others."""
+
+    files: Mapping[str, str]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonReload:
+    """Let systemd see the units."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopUnits:
+    """Stop services, in this order; `seconds` is the deadline for each."""
+
+    services: tuple[str, ...]
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start one service; `seconds` is the deadline."""
+
+    service: str
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Stop and start one service, whose specification changed."""
+
+    service: str
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveContainers:
+    """Remove what a stopped unit left."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNetwork:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSecrets:
+    """Take secrets back from Podman; their values stay with the data."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveImages:
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveVolume:
+    name: str
+
+
+Step: TypeAlias = (
+    WriteSecrets
+    | ImportImage
+    | WriteUnits
+    | DaemonReload
+    | StopUnits
+    | Start
+    | Restart
+    | RemoveContainers
+    | RemoveNetwork
+    | RemoveSecrets
+    | RemoveImages
+    | RemoveVolume
+)
+
+
+def plan(want: Wanted | Absent, seen: Observed) -> tuple[Step, ...]:
+    """The steps for one app, in the order in which they are to be taken."""
+    if seen.services is None or seen.containers is None:
+        return ()
+    if isinstance(want, Absent):
+        return tuple(_remove(want, seen, seen.services, seen.containers))
+    return tuple(_converge(want, seen, seen.services, seen.containers))
+
+
+def unclaimed(known: frozenset[str], seen: Observed) -> tuple[str, ...]:
+    """Unit files and containers of this node that belong to no known app: reported, never removed (R-ST7)."""
+    found = {f"unit {name}" for name, file in seen.files.items() if file.owner not in known}
+    for container in seen.containers or ():
+        if container.labels.get("archy.app", "") not in known:
+            found.add(f"container {container.name}")
+    return tuple(sorted(found))
+
+
+def _owned(slug: str, seen: Observed) -> dict[str, str]:
+    return {name: file.text for name, file in seen.files.items() if file.owner == slug}
+
+
+def _up(services: Mapping[str, UnitState], name: str) -> bool:
+    state = services.get(name)
+    return state is not None and state.active in UP
+
+
+def _converge(
+    want: Wanted, seen: Observed, services: Mapping[str, UnitState], containers: tuple[ContainerSeen, ...]
+) -> Iterator[Step]:
+    app = want.app
+    files = {**app.files, **(app.boot if want.running else {})}
+    owned = _owned(app.names.slug, seen)
+    changed = {name: text for name, text in files.items() if owned.get(name) != text}
+    removed = tuple(sorted(set(owned) - set(files)))
+    if want.running and seen.inventory is not None:
+        yield from _provide(app, seen.inventory)
+    leaving = tuple(s for s in map(service_of, removed) if s and _up(services, s))
+    if not want.running:
+        leaving += tuple(reversed([c.service for c in app.containers if _up(services, c.service)]))
+    if leaving:
+        yield StopUnits(leaving, stop_seconds(app))
+    stale = want.running and seen.inventory is not None and _network_differs(app, seen.inventory)
+    if stale and seen.inventory is not None:
+        yield from _new_network(app, services, seen.inventory)
+    elif want.running and seen.inventory is not None:
+        yield from _lost_volumes(app, services, seen.inventory)
+    if changed or removed:
+        yield WriteUnits(MappingProxyType(changed), removed)
+    if changed or removed or _unloaded(app, services):
+        yield DaemonReload()
+    if want.running:
+        yield from _run(app, services, containers, stopped=stale)
+    if seen.inventory is not None:
+        yield from _collect(want, seen.inventory)
+
+
+def stop_seconds(app: RenderedApp) -> int:
+    """Systemd stops what needs one another in turn, each with its own grace; the deadline is the sum."""
+    return sum(container.grace + STOP_MARGIN for container in app.containers)
+
+
+def _provide(app: RenderedApp, inventory: Inventory) -> Iterator[Step]:
+    lacking = tuple(name for name in app.secrets if app.names.secret(name) not in inventory.secrets)
+    if lacking:
+        yield WriteSecrets(lacking)
+    there = {f"{image.name}@{image.digest}" for image in inventory.images}
+    for container in app.containers:
+        if container.image not in there:
+            yield ImportImage(container.label, container.image)
+
+
+def _network_differs(app: RenderedApp, inventory: Inventory) -> bool:
+    """Gone behind its service's back, or made by another version: the service does not make it again by itself."""
+    return inventory.networks.get(app.network) != app.network_spec
+
+
+def _new_network(app: RenderedApp, services: Mapping[str, UnitState], inventory: Inventory) -> Iterator[Step]:
+    users = tuple(reversed([c.service for c in app.containers if _up(services, c.service)]))
+    service = (app.names.network_service,) if _up(services, app.names.network_service) else ()
+    if users or service:
+        yield StopUnits(users + service, stop_seconds(app))
+    if app.network in inventory.networks:
+        yield RemoveNetwork(app.network)
+
+
+def _lost_volumes(app: RenderedApp, services: Mapping[str, UnitState], inventory: Inventory) -> Iterator[Step]:
+    """A volume removed behind its service's back would be made by `podman run`, without its owner."""
+    if any(_up(services, container.service) for container in app.containers):
+        return
+    lost = tuple(f"{name}-volume.service" for name in app.volumes if name not in inventory.volumes)
+    if active := tuple(service for service in lost if _up(services, service)):
+        yield StopUnits(active, STOP_MARGIN)
+
+
+def _collect(want: Wanted, inventory: Inventory) -> Iterator[Step]:
+    """Images of generations that are no longer kept."""
+    start = want.app.names.image("")
+    kept = want.keep | {container.image for container in want.app.containers}
+    images = [i for i in inventory.images if i.name.startswith(start) and i.tag and f"{i.name}@{i.digest}" not in kept]
+    if images:
+        yield RemoveImages(tuple(sorted(f"{image.name}:{image.tag}" for image in images)))
+
+
+def _unloaded(app: RenderedApp, services: Mapping[str, UnitState]) -> bool:
+    """A crash between writing and reloading leaves files that systemd has not read."""
+    for container in app.containers:
+        state = services.get(container.service)
+        if state is None or state.load == "not-found" or state.needs_reload:
+            return True
+    return False
+
+
+def _run(
+    app: RenderedApp, services: Mapping[str, UnitState], containers: tuple[ContainerSeen, ...], *, stopped: bool
+) -> Iterator[Step]:
+    by_name = {seen.name: seen for seen in containers}
+    for container in app.containers:
+        if stopped or not _up(services, container.service):
+            yield Start(container.service, container.start_timeout + NETWORK_WAIT)
+        elif (running := by_name.get(container.name)) is not None and not _same(container, running):
+            seconds = container.start_timeout + container.grace + STOP_MARGIN + NETWORK_WAIT
+            yield Restart(container.service, seconds)  # R-ST19
+
+
+def _same(container: RenderedContainer, running: ContainerSeen) -> bool:
+    # The image id is the digest of the config, so that what runs is what was signed (R-MF11).
+    return running.labels.get("archy.spec") == container.spec and running.image_id == container.config
+
+
+def _remove(
+    want: Absent, seen: Observed, services: Mapping[str, UnitState], containers: tuple[ContainerSeen, ...]
+) -> Iterator[Step]:
+    slug = want.names.slug
+    owned = tuple(sorted(_owned(slug, seen)))
+    known = dict.fromkeys((*want.services, *filter(None, map(service_of, owned)), want.names.network_service))
+    up = tuple(service for service in known if _up(services, service))
+    if up:
+        yield StopUnits(up, want.seconds)
+    if owned:
+        yield WriteUnits(MappingProxyType({}), owned)
+    if owned or any(services[service].load == "loaded" for service in known if service in services):
+        yield DaemonReload()
+    if left := tuple(sorted(c.name for c in containers if c.labels.get("archy.app") == slug)):
+        yield RemoveContainers(left)
+    if seen.inventory is not None:
+        yield from _remove_inventory(want, seen.inventory)
+
+
+def _remove_inventory(want: Absent, inventory: Inventory) -> Iterator[Step]:
+    names = want.names
+    if names.network in inventory.networks:
+        yield RemoveNetwork(names.network)
+    if secrets := tuple(sorted(inventory.secrets.intersection(want.secrets))):
+        yield RemoveSecrets(secrets)
+    start = names.image("")
+    if images := sorted(f"{i.name}:{i.tag}" for i in inventory.images if i.name.startswith(start) and i.tag):
+        yield RemoveImages(tuple(images))
+    for volume, owner in sorted(inventory.volumes.items()):
+        if want.purge and owner == names.slug and volume not in want.spare:
+            yield RemoveVolume(volume)

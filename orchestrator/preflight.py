@@ -1,0 +1,126 @@
+"""What the machine lacks for running apps, each finding with the command that mends it. Looks only; changes nothing."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from apps.problems import Problem
+from orchestrator.podman import RootlessPodman
+from orchestrator.process import run
+from orchestrator.status import Finding
+from orchestrator.systemd import generator_path
+
+LIBEXEC: Final = ("/usr/lib/podman", "/usr/libexec/podman", "/usr/local/lib/podman", "/usr/local/libexec/podman")
+"""Where Podman looks for its network programs (containers.conf(5), helper_binaries_dir)."""
+
+
+async def preflight() -> tuple[Finding, ...]:
+    """Every finding, good and bad. Never raises for what is missing."""
+    asked: tuple[Callable[[], Awaitable[Finding]], ...] = (_podman, _generator, _systemd)
+    found = [await ask() for ask in asked]
+    return (*found, _linger(), _delegation(), _runtime_dir(), _not_root(), *_subids(), *_programs())
+
+
+async def _podman() -> Finding:
+    try:
+        version = await RootlessPodman().version()
+    except Problem as problem:
+        return Finding("podman", False, problem.what, problem.remedy or "apt-get install podman")
+    return Finding("podman", True, ".".join(map(str, version)))
+
+
+async def _generator() -> Finding:
+    try:
+        return Finding("quadlet", True, generator_path())
+    except Problem as problem:
+        return Finding("quadlet", False, problem.what, problem.remedy)
+
+
+async def _systemd() -> Finding:
+    remedy = f"loginctl enable-linger {_user()}, then log in as {_user()} (not with su)"
+    try:
+        done = await run(("systemctl", "--user", "is-system-running"), seconds=20)
+    except Problem as problem:
+        return Finding("user systemd", False, problem.what, problem.remedy or remedy)
+    state = done.stdout.decode(errors="replace").strip()
+    if state in ("running", "degraded", "starting"):
+        return Finding("user systemd", True, state)
+    return Finding("user systemd", False, state or done.stderr.strip()[:200], remedy)
+
+
+def _linger() -> Finding:
+    path = Path("/var/lib/systemd/linger") / _user()
+    if path.exists():
+        return Finding("linger", True, "apps start at boot")
+    return Finding("linger", False, "apps stop when the last session ends", f"loginctl enable-linger {_user()}")
+
+
+def _delegation() -> Finding:
+    base = f"/sys/fs/cgroup/user.slice/user-{os.getuid()}.slice/user@{os.getuid()}.service/cgroup.controllers"
+    try:
+        controllers = set(Path(base).read_text().split())
+    except OSError:
+        return Finding(
+            "cgroup v2", False, "no delegated cgroup for this user", "boot with systemd.unified_cgroup_hierarchy=1"
+        )
+    lacking = sorted({"memory", "pids", "cpu"} - controllers)
+    if lacking:
+        # Limits are set through systemd, which passes over a controller that is not there: apps run without.
+        return Finding(
+            "cgroup v2",
+            False,
+            f"limits are not enforced: {', '.join(lacking)}",
+            "systemctl edit user@.service: [Service] Delegate=cpu cpuset io memory pids",
+        )
+    return Finding("cgroup v2", True, "memory, pids and cpu limits are enforced")
+
+
+def _runtime_dir() -> Finding:
+    path = os.environ.get("XDG_RUNTIME_DIR", "")
+    good = bool(path) and os.access(path, os.W_OK)
+    remedy = f"export XDG_RUNTIME_DIR=/run/user/{os.getuid()}"
+    return Finding("runtime folder", good, path or "XDG_RUNTIME_DIR is not set", "" if good else remedy)
+
+
+def _not_root() -> Finding:
+    root = os.getuid() == 0
+    detail = "apps would run as root" if root else _user()
+    return Finding("ordinary user", not root, detail, "run as an ordinary user" if root else "")
+
+
+def _subids() -> list[Finding]:
+    found = []
+    for path in ("/etc/subuid", "/etc/subgid"):
+        try:
+            lines = Path(path).read_text().splitlines()
+        except OSError:
+            lines = []
+        total = sum(
+            int(p[2]) for line in lines if (p := line.split(":"))[0] in (_user(), str(os.getuid())) and len(p) == 3
+        )
+        remedy = f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {_user()}"
+        found.append(Finding(path, total >= 65536, f"{total} ids for {_user()}", "" if total >= 65536 else remedy))
+    return found
+
+
+def _programs() -> list[Finding]:
+    wanted = {"newuidmap": "uidmap", "pasta": "passt", "netavark": "netavark", "aardvark-dns": "aardvark-dns"}
+    found = []
+    for program, package in wanted.items():
+        path = shutil.which(program) or next((f"{d}/{program}" for d in LIBEXEC if Path(d, program).exists()), "")
+        found.append(
+            Finding(program, bool(path), path or "not installed", "" if path else f"apt-get install {package}")
+        )
+    return found
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -1,0 +1,313 @@
+"""A manifest as the units that run it.
+
+Guarantees: the same input gives the same bytes; every image is pinned by digest with Pull=never (R-MF11); secrets
+appear by name only; capabilities, new privileges and a writable root are off unless the manifest declares them
+(R-MF7); only keys that the installed Podman knows are written (R-MF9). Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from apps.images import platform_for
+from apps.manifest import Manifest
+from apps.manifest_parts import Container, Health, Setting, Volume
+from apps.manifest_values import parse_size
+from orchestrator.names import Names, slice_name
+from orchestrator.quadlet.keys import Version, line
+from orchestrator.quadlet.text import Section, UnitFile, literal, word, words
+
+BOOT_DROP_IN = "10-boot.conf"
+STOP_MARGIN = 15
+"""Seconds between the grace given to the container and systemd's own patience (R-ST1)."""
+START_MARGIN = 60
+"""Seconds for Podman itself to set a container up on a busy machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What units are rendered for: the node's prefix, its Podman and its architecture as OCI names it."""
+
+    prefix: str
+    podman: Version
+    arch: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedContainer:
+    """One container's unit and what the planner compares."""
+
+    label: str
+    name: str
+    """Name of the container at Podman."""
+    service: str
+    unit: str
+    """File name of its unit."""
+    image: str
+    """`name@sha256:...`"""
+    config: str
+    """`sha256:...` of the image's config, which is the image id that Podman reports."""
+    spec: str
+    """Digest of everything that makes a restart necessary when it changes."""
+    grace: int
+    start_timeout: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedApp:
+    """All files of an app (name in the unit folder -> text) and the order in which its containers start."""
+
+    names: Names
+    files: Mapping[str, str]
+    boot: Mapping[str, str]
+    """The drop-ins that start the app at boot; a stopped app does without them (R-ST2)."""
+    containers: tuple[RenderedContainer, ...]
+    network: str
+    network_spec: str
+    volumes: tuple[str, ...]
+    secrets: tuple[str, ...]
+    """Names of generated secrets, as the manifest has them."""
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Services of the containers, in start order."""
+        return tuple(container.service for container in self.containers)
+
+
+def render(manifest: Manifest, names: Names, target: Target) -> RenderedApp:
+    """Raises Refused when there is no image for the target's architecture."""
+    network = _network(manifest, names, target)
+    network_spec = _spec(network)
+    network = _labelled(network, "Network", f"archy.spec={network_spec}")
+    volumes = [_volume(names, label, volume, target) for label, volume in sorted(manifest.volumes.items())]
+    units, containers, boot = [network, *volumes], [], {}
+    for label in start_order(manifest):
+        unit = _container(manifest, names, label, network_spec, target)
+        spec = _spec(unit)
+        unit = _labelled(unit, "Container", f"archy.spec={spec}")
+        units.append(unit)
+        container = manifest.containers[label]
+        containers.append(
+            RenderedContainer(
+                label,
+                names.container(label),
+                names.service(label),
+                unit.name,
+                _image(names, label, container, target),
+                platform_for(container, target.arch).config,
+                spec,
+                container.stop_grace_secs,
+                start_timeout(container),
+            )
+        )
+        boot[f"{unit.name}.d/{BOOT_DROP_IN}"] = _boot(unit.name, names).text()
+    return RenderedApp(
+        names,
+        MappingProxyType({unit.name: unit.text() for unit in units}),
+        MappingProxyType(boot),
+        tuple(containers),
+        names.network,
+        network_spec,
+        tuple(names.volume(label) for label in sorted(manifest.volumes)),
+        tuple(secret.name for secret in manifest.generated_secrets),
+    )
+
+
+def start_order(manifest: Manifest) -> tuple[str, ...]:
+    """Containers so that each comes after what it needs; by name where the manifest leaves it open."""
+    done: list[str] = []
+    left = set(manifest.containers)
+    while left:
+        ready = sorted(name for name in left if set(manifest.containers[name].needs) <= set(done))
+        done += ready
+        left -= set(ready)
+    return tuple(done)
+
+
+def start_timeout(container: Container) -> int:
+    """Seconds systemd allows for a start. Notify=healthy makes the start wait for the first healthy answer."""
+    return START_MARGIN + (health_window(container.health) if container.health and container.health.cmd else 0)
+
+
+def health_window(health: Health | None) -> int:
+    """Seconds after which a container that was never healthy is given up."""
+    return health.start_period + health.retries * (health.interval + health.timeout) if health else 0
+
+
+def setting_text(setting: Setting, value: str) -> str:
+    """What a setting's environment variable holds: sizes as bytes, everything else as written."""
+    size = parse_size(value) if setting.type == "size" else None
+    return value if size is None else str(size)
+
+
+def _spec(unit: UnitFile) -> str:
+    return hashlib.sha256(unit.text().encode()).hexdigest()[:32]
+
+
+def _labelled(unit: UnitFile, section: str, label: str) -> UnitFile:
+    sections = tuple(
+        Section(s.name, (*s.lines, ("Label", word(label)))) if s.name == section else s for s in unit.sections
+    )
+    return UnitFile(unit.name, unit.owner, sections)
+
+
+def _labels(names: Names) -> list[tuple[str, str]]:
+    return [("Label", f"archy.prefix={names.prefix}"), ("Label", f"archy.app={names.slug}")]
+
+
+def _network(manifest: Manifest, names: Names, target: Target) -> UnitFile:
+    lines = [("NetworkName", names.network), *_labels(names)]
+    if manifest.permissions.internet == "none":
+        lines.append(("Internal", "true"))  # reaches neither host nor internet
+    else:
+        lines.append(("Options", "isolate=true"))  # not reached from other apps' bridges (R-MF13)
+    checked = tuple(line("Network", key, value, target.podman) for key, value in lines)
+    return UnitFile(
+        f"{names.network}.network",
+        names.slug,
+        (Section("Unit", (("Description", f"Network of app {names.slug}"),)), Section("Network", checked)),
+    )
+
+
+def _volume(names: Names, label: str, volume: Volume, target: Target) -> UnitFile:
+    lines = [("VolumeName", names.volume(label)), *_labels(names), ("Label", f"archy.volume={label}")]
+    if volume.owner is not None:
+        user, _, group = volume.owner.partition(":")
+        lines += [("User", user), ("Group", group)]
+    checked = tuple(line("Volume", key, value, target.podman) for key, value in lines)
+    return UnitFile(
+        f"{names.volume(label)}.volume",
+        names.slug,
+        (Section("Unit", (("Description", f"Volume {label} of app {names.slug}"),)), Section("Volume", checked)),
+    )
+
+
+def _boot(unit: str, names: Names) -> UnitFile:
+    return UnitFile(f"{unit}.d/{BOOT_DROP_IN}", names.slug, (Section("Install", (("WantedBy", "default.target"),)),))
+
+
+def _image(names: Names, label: str, container: Container, target: Target) -> str:
+    return f"{names.image(label)}@{platform_for(container, target.arch).manifest}"
+
+
+def _container(manifest: Manifest, names: Names, label: str, network_spec: str, target: Target) -> UnitFile:
+    container = manifest.containers[label]
+    lines = [
+        ("ContainerName", names.container(label)),
+        ("Image", _image(names, label, container, target)),
+        ("Pull", "never"),
+        *_labels(names),
+        ("Label", f"archy.container={label}"),
+        ("Label", f"archy.network={network_spec}"),
+        *_process(container),
+        *_environment(manifest, label, container),
+        *_attachments(names, label, container),
+        *_confinement(container),
+        *_health(manifest, label, container),
+        ("StopTimeout", str(container.stop_grace_secs)),
+    ]
+    checked = tuple(line("Container", key, value, target.podman) for key, value in lines)
+    unit = [("Description", f"App {names.slug}, container {label}"), ("StartLimitIntervalSec", "300")]
+    unit.append(("StartLimitBurst", "5"))
+    unit += [("After", names.service(need)) for need in sorted(container.needs)]
+    return UnitFile(
+        f"{names.container(label)}.container",
+        names.slug,
+        (Section("Unit", tuple(unit)), Section("Container", checked), Section("Service", _service(container, target))),
+    )
+
+
+def _process(container: Container) -> list[tuple[str, str]]:
+    lines = []
+    if container.entrypoint:
+        lines.append(("Entrypoint", literal(json.dumps(list(container.entrypoint)))))
+    if container.command:
+        lines.append(("Exec", words(container.command)))
+    if container.user is not None:
+        lines.append(("User", container.user))
+    if container.working_dir is not None:
+        lines.append(("WorkingDir", container.working_dir))
+    return lines
+
+
+def _environment(manifest: Manifest, label: str, container: Container) -> list[tuple[str, str]]:
+    values = dict(container.environment)
+    for setting in manifest.settings:
+        if (variable := setting.env.get(label)) is not None:
+            values[variable] = setting_text(setting, setting.default)
+    return [("Environment", word(f"{key}={value}")) for key, value in sorted(values.items())]
+
+
+def _attachments(names: Names, label: str, container: Container) -> list[tuple[str, str]]:
+    lines = [("Network", f"{names.network}.network")]
+    lines += [("NetworkAlias", alias) for alias in dict.fromkeys((label, *container.network_aliases))]
+    lines.append(("AddHost", "host.archipelago:host-gateway"))  # R-FM4
+    for port in container.ports:
+        if port.host is not None:
+            address = "127.0.0.1:" if port.bind == "loopback" else ""
+            protocol = "/udp" if port.protocol == "udp" else ""
+            lines.append(("PublishPort", f"{address}{port.host}:{port.container}{protocol}"))
+    for mount in container.mounts:
+        mode = ":ro" if mount.read_only else ""
+        lines.append(("Volume", f"{names.volume(mount.volume)}.volume:{mount.path}{mode}"))
+    for use in container.secrets:
+        lines.append(("Secret", _secret(names.secret(use.name), use.file, use.env, container.user)))
+    return lines
+
+
+def _secret(name: str, file: str | None, env: str | None, user: str | None) -> str:
+    if env is not None:
+        return f"{name},type=env,target={env}"
+    uid, _, gid = (user or "0").partition(":")
+    owner = f",uid={uid}" if uid.isdigit() else ""
+    owner += f",gid={gid or uid}" if (gid or uid).isdigit() else ""
+    # A user known by name only: Podman can not resolve it here, so the file is readable inside that container.
+    mode = "0400" if uid.isdigit() else "0444"
+    return f"{name},type=mount,target={file},mode={mode}{owner}"
+
+
+def _confinement(container: Container) -> list[tuple[str, str]]:
+    lines = [("DropCapability", "all"), ("NoNewPrivileges", "true")]
+    lines += [("AddCapability", f"CAP_{name}") for name in sorted(container.security.capabilities)]
+    lines.append(("ReadOnly", "true" if container.security.read_only else "false"))
+    lines += [("AddDevice", device) for device in sorted(container.security.devices)]
+    return lines
+
+
+def _health(manifest: Manifest, label: str, container: Container) -> list[tuple[str, str]]:
+    health = container.health
+    if health is None or not health.cmd:
+        return []  # http and tcp checks are made by our own prober
+    lines = [
+        ("HealthCmd", literal(json.dumps(list(health.cmd)))),
+        ("HealthInterval", f"{health.interval}s"),
+        ("HealthTimeout", f"{health.timeout}s"),
+        ("HealthRetries", str(health.retries)),
+        ("HealthStartPeriod", f"{health.start_period}s"),
+    ]
+    if any(label in other.needs for other in manifest.containers.values()):
+        lines.append(("Notify", "healthy"))  # what needs it starts after its first healthy answer (R-ST14)
+    return lines
+
+
+def _service(container: Container, target: Target) -> tuple[tuple[str, str], ...]:
+    lines = [
+        ("Slice", slice_name(target.prefix)),
+        ("Restart", "always"),
+        ("RestartSec", "10"),
+        ("TimeoutStartSec", str(start_timeout(container))),
+        ("TimeoutStopSec", str(container.stop_grace_secs + STOP_MARGIN)),
+    ]
+    limits = container.resources
+    if limits.memory is not None:
+        lines.append(("MemoryMax", str(limits.memory)))
+    if limits.cpus is not None:
+        whole, _, part = limits.cpus.partition(".")
+        lines.append(("CPUQuota", f"{int(whole) * 100 + int(part.ljust(2, '0'))}%"))
+    if limits.pids is not None:
+        lines.append(("TasksMax", str(limits.pids)))
+    return tuple(lines)

@@ -1,0 +1,79 @@
+"""What this node can not carry out yet: such an app is refused whole, nothing of it is silently ignored. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from apps.manifest import Manifest, ManifestError, ManifestProblem
+from apps.manifest_values import satisfies
+
+NODE_VERSION = "0.1.0"
+"""What `requires: {node: ...}` is compared with; a test keeps it equal to the package's version."""
+
+_LATER = "wait for a newer node, or ask the publisher for a version without it"
+
+
+def unsupported(manifest: Manifest) -> tuple[ManifestError, ...]:
+    """Every feature of the manifest that this node does not carry out."""
+    return tuple(
+        ManifestError(path, f"not supported by this node yet: {what}", _LATER) for path, what in _found(manifest)
+    )
+
+
+def require_supported(manifest: Manifest, *, podman: str | None = None, where: str = "") -> None:
+    """Raises ManifestProblem unless this node carries out the whole manifest; `podman` is the installed version."""
+    errors = list(unsupported(manifest))
+    for key, have, want in (
+        ("node", NODE_VERSION, manifest.requires.node),
+        ("podman", podman, manifest.requires.podman),
+    ):
+        if have is not None and want is not None and not satisfies(have, want):
+            errors.append(
+                ManifestError(f"requires.{key}", f"this node has {have}, and {want} is needed", f"upgrade {key}")
+            )
+    if errors:
+        raise ManifestProblem(errors, where=where)
+
+
+def _found(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    for key, what in (
+        ("dependencies", "dependencies on other apps"),
+        ("derived_files", "derived files"),
+        ("companions", "companions"),
+        ("exports", "exports to other apps"),
+    ):
+        if getattr(manifest, key):
+            yield key, what
+    if manifest.hooks.post_install:
+        yield "hooks.post_install", "hooks"
+    if manifest.adopt.container_names:
+        yield "adopt", "taking over existing containers"
+    if manifest.permissions.host_network:
+        yield "permissions.host_network", "the host's own network"
+    for name, container in manifest.containers.items():
+        yield from _in_container(name, manifest, container.build is not None)
+    for name, volume in manifest.volumes.items():
+        if volume.backup not in ("include", "exclude"):
+            yield f"volumes.{name}.backup", "backups by dump"
+        if volume.on_uninstall == "remove":
+            yield f"volumes.{name}.on_uninstall", "removal of data without the operator's word"
+    for index, interface in enumerate(manifest.interfaces):
+        if interface.type == "tor":
+            yield f"interfaces[{index}]", "onion services"
+    updates = manifest.updates
+    for key, unusual in (
+        ("from", updates.from_ is not None),
+        ("strategy", updates.strategy != "stop-start"),
+        ("rollback", updates.rollback != "auto"),
+        ("migrations", bool(updates.migrations)),
+    ):
+        if unusual:
+            yield f"updates.{key}", f"updates with {key}"
+
+
+def _in_container(name: str, manifest: Manifest, built: bool) -> Iterator[tuple[str, str]]:
+    if built:
+        yield f"containers.{name}.build", "images built on the node"
+    for index, port in enumerate(manifest.containers[name].ports):
+        if port.host == "auto":
+            yield f"containers.{name}.ports[{index}].host", "host ports that the node chooses"

@@ -1,0 +1,173 @@
+"""The user's systemd, through `systemctl --user` and Quadlet's generator; every call has a deadline.
+
+Guarantees: one call observes all units of a node; foreign errors arrive as Problems. It refuses to know which units
+should run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from apps.problems import EnvironmentLacks
+from orchestrator.faults import CommandFailed
+from orchestrator.process import Completed, run
+
+QUICK: Final = 20.0
+"""Seconds for a question: systemd answers in milliseconds unless the machine is overloaded."""
+RELOAD: Final = 90.0
+"""Seconds for a reload: all generators run; systemd's own limit is 90."""
+GENERATORS: Final = ("/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet")
+"""Where distributions put Quadlet's generator (Debian, Fedora; Arch)."""
+MAX_LOG_LINES: Final = 5000
+"""What one question may fetch from the journal."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """What systemd says of a service. `load`: loaded, not-found, ...; `active`: active, activating, failed, ..."""
+
+    name: str
+    load: str
+    active: str
+    sub: str
+    result: str = "success"
+    restarts: int = 0
+    needs_reload: bool = False
+    cgroup: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What Quadlet makes of a folder: names of generated services, and what it complained about."""
+
+    services: frozenset[str]
+    complaints: tuple[str, ...]
+
+
+class Systemd(Protocol):
+    """The calls that the orchestrator makes. Services are named in full (`archy-x-web.service`)."""
+
+    async def show(self, prefix: str, services: Sequence[str]) -> dict[str, UnitState]:
+        """The named services and every loaded service whose name begins with `<prefix>-`, by name."""
+        ...
+
+    async def daemon_reload(self) -> None:
+        """Run the generators and read all units again."""
+        ...
+
+    async def start(self, services: Sequence[str], *, seconds: float) -> None:
+        """Start and wait until they are up. Raises CommandFailed, CommandTimedOut."""
+        ...
+
+    async def stop(self, services: Sequence[str], *, seconds: float) -> None:
+        """Stop and wait until they are down; an unknown service counts as stopped."""
+        ...
+
+    async def restart(self, services: Sequence[str], *, seconds: float) -> None:
+        """Stop, then start, and wait."""
+        ...
+
+    async def reset_failed(self, services: Sequence[str]) -> None:
+        """Forget failures and start counters; unknown services are passed over."""
+        ...
+
+    async def dry_run(self, folder: Path) -> DryRun:
+        """Run Quadlet's generator on a folder without writing anything."""
+        ...
+
+    async def journal(self, services: Sequence[str], *, lines: int) -> list[str]:
+        """The newest lines that the services' containers wrote, oldest first."""
+        ...
+
+
+_PROPERTIES: Final = "Id,LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,ControlGroup"
+
+
+class UserSystemd:
+    """The real one."""
+
+    async def show(self, prefix: str, services: Sequence[str]) -> dict[str, UnitState]:
+        argv = ("show", f"--property={_PROPERTIES}", "--", *dict.fromkeys(services), f"{prefix}-*.service")
+        done = await self._ask(argv)
+        states = [_state(block) for block in done.stdout.decode(errors="replace").split("\n\n") if block.strip()]
+        return {state.name: state for state in states if state.name}
+
+    async def daemon_reload(self) -> None:
+        await self._ask(("daemon-reload",), seconds=RELOAD)
+
+    async def start(self, services: Sequence[str], *, seconds: float) -> None:
+        await self._ask(("start", "--", *services), seconds=seconds)
+
+    async def stop(self, services: Sequence[str], *, seconds: float) -> None:
+        try:
+            await self._ask(("stop", "--", *services), seconds=seconds)
+        except CommandFailed as error:
+            if error.code != 5:  # systemctl(1): 5 is "unit not loaded"
+                raise
+
+    async def restart(self, services: Sequence[str], *, seconds: float) -> None:
+        await self._ask(("restart", "--", *services), seconds=seconds)
+
+    async def reset_failed(self, services: Sequence[str]) -> None:
+        if services:
+            await run(("systemctl", "--user", "reset-failed", "--", *services), seconds=QUICK)
+
+    async def dry_run(self, folder: Path) -> DryRun:
+        generator = generator_path()
+        done = await run(
+            (generator, "--user", "--dryrun"), seconds=QUICK, environment={"QUADLET_UNIT_DIRS": str(folder)}
+        )
+        written = done.stdout.decode(errors="replace").splitlines()
+        names = {line[3:-3].rsplit("/", 1)[-1] for line in written if line.startswith("---") and line.endswith("---")}
+        complaints = tuple(line for line in done.stderr.splitlines() if _complains(line))
+        if done.code != 0 and not complaints:
+            complaints = (f"quadlet ended with {done.code}",)
+        return DryRun(frozenset(names), complaints)
+
+    async def journal(self, services: Sequence[str], *, lines: int) -> list[str]:
+        units = tuple(f"--user-unit={service}" for service in services)
+        count = min(max(lines, 1), MAX_LOG_LINES)
+        argv = ("journalctl", "--user", "--quiet", "--no-pager", "--output=short-iso", f"--lines={count}", *units)
+        done = (await run(argv, seconds=QUICK)).checked()
+        return done.stdout.decode(errors="replace").splitlines()
+
+    async def _ask(self, argv: Sequence[str], *, seconds: float = QUICK) -> Completed:
+        done = await run(("systemctl", "--user", *argv), seconds=seconds)
+        if done.code != 0 and "Failed to connect to" in done.stderr:
+            raise EnvironmentLacks(
+                "there is no systemd for this user",
+                remedy="log in as the user (not with su), or: loginctl enable-linger USER, and set XDG_RUNTIME_DIR",
+            )
+        return done.checked()
+
+
+def generator_path() -> str:
+    """Where Quadlet's generator is. Raises EnvironmentLacks."""
+    for path in GENERATORS:
+        if Path(path).exists():
+            return path
+    raise EnvironmentLacks(
+        "Podman's Quadlet generator is not installed", remedy="install Podman 5 or newer: apt-get install podman"
+    )
+
+
+def _complains(line: str) -> bool:
+    return bool(line.strip()) and "Loading source unit file" not in line
+
+
+def _state(block: str) -> UnitState:
+    values = dict(line.partition("=")[::2] for line in block.strip().splitlines())
+    restarts = values.get("NRestarts", "0")
+    return UnitState(
+        values.get("Id", ""),
+        values.get("LoadState", ""),
+        values.get("ActiveState", ""),
+        values.get("SubState", ""),
+        values.get("Result", ""),
+        int(restarts) if restarts.isdigit() else 0,
+        values.get("NeedDaemonReload") == "yes",
+        values.get("ControlGroup", ""),
+    )
