@@ -26,6 +26,10 @@ __all__ = ["CommandFailed", "CommandTimedOut", "Entrance", "NodeProcess", "User"
 
 User = Literal["op", "root"]
 
+_FORK = ("/bin/sh", "-c", '"$@"; exit "$?"', "sh")
+"""A process is in a pid namespace only from its next fork on. nsenter's own fork would stop together with its child
+when a shutdown stops everything before it kills, leave the child unreaped, and so the shutdown would never end."""
+
 _SHOWN = 4000
 """Characters of a failed command's output that its error carries: the end of a traceback fits."""
 _POLL_SECONDS = 0.02
@@ -76,7 +80,8 @@ class Entrance:
         login = _LOGIN[user]
         variables = {"USER": user, "LOGNAME": user, "SHELL": "/bin/bash", "LANG": "C.UTF-8", **login, **env}
         return [
-            *("nsenter", "--target", str(self.first), "--mount", "--uts", "--ipc", "--net", "--pid", "--"),
+            *("nsenter", "--target", str(self.first), "--mount", "--uts", "--ipc", "--net", "--pid", "--no-fork", "--"),
+            *_FORK,
             *("/usr/local/libexec/lab-enter", group, user),
             *("/usr/bin/env", "-i", f"--chdir={cwd or login['HOME']}"),
             *(f"{key}={value}" for key, value in variables.items()),
@@ -141,7 +146,7 @@ class NodeProcess:
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs; minus the number of the signal that ended it."""
+        """None while it runs; 128 and the number of the signal if one ended it, as shells tell it."""
         return self.popen.poll()
 
     def output(self) -> str:
@@ -210,7 +215,7 @@ class NodeProcess:
         return stdout or b"", stderr or b""
 
     def _inner(self) -> int | None:
-        """nsenter forks once to enter the pid namespace, and then only waits; its child is the program."""
+        """The process that this host started forks once to enter the pid namespace, then only waits for the program."""
         outer = self.popen.pid
         deadline = time.monotonic() + _DEATH_SECONDS
         while self.popen.poll() is None and time.monotonic() < deadline:
