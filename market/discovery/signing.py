@@ -66,7 +66,7 @@ def sign_release(
     before = prev or last["releases"].get(channel, {}).get("digest")
     release_body = {"install": dict(manifest), "origins": list(origins), "source": source, "channel": channel}
     release_body |= {"version": version} | ({"prev": before} if before else {})
-    people = {name: manifest.get(name, _ABSENT[name]) for name in _PEOPLE}
+    people = {name: manifest.get(name) or _ABSENT[name] for name in _PEOPLE}
     people |= {"title": people["title"] or app_id, "source": source if "://" in source else ""}
     signed_manifest = _signed(keyring, "manifest", app_id, people, now)
     release = _signed(keyring, "release", app_id, release_body, now)
