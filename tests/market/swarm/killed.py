@@ -1,0 +1,122 @@
+"""A process that fetches, is killed before its n-th write to disk, and fetches again; for every n. Run by test_crash.
+
+    python -m tests.market.swarm.killed FOLDER URL DIGEST SIZE PIECES
+
+Prints one JSON line per n: pieces that were written before the kill, bytes resumed, bytes fetched afterwards. It forks
+before trio starts a thread, so that each round costs milliseconds and not an interpreter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from market.model import BlobRef, Digest
+from market.swarm import Fetcher, Source, SourceKind, open_store
+from market.swarm.disk import Disk
+from tests.market.swarm.published import LOOPBACK
+
+MAX_ROUNDS = 200
+
+
+class KillingDisk(Disk):
+    """Ends the process with SIGKILL before its n-th step; notes finished piece writes in a file."""
+
+    def __init__(self, steps: int, notes: Path) -> None:
+        self._left = steps
+        self._notes = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def _step(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def create(self, path: Path) -> int:
+        self._step()
+        return super().create(path)
+
+    def reopen(self, path: Path) -> int:
+        self._step()
+        return super().reopen(path)
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int, path: Path) -> None:
+        self._step()
+        super().pwrite(fd, data, offset, path)
+        if path.suffix == ".data":
+            os.write(self._notes, b".")
+
+    def sync_data(self, fd: int, path: Path) -> None:
+        self._step()
+        super().sync_data(fd, path)
+
+    def seal(self, fd: int, path: Path) -> None:
+        self._step()
+        super().seal(fd, path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._step()
+        super().rename(source, target)
+
+    def sync_folder(self, folder: Path) -> None:
+        self._step()
+        super().sync_folder(folder)
+
+    def make_folder(self, folder: Path) -> None:
+        self._step()
+        super().make_folder(folder)
+
+    def unlink(self, path: Path) -> None:
+        self._step()
+        super().unlink(path)
+
+
+async def _fetch(root: Path, disk: Disk, url: str, ref: BlobRef) -> tuple[int, int]:
+    with open_store(root, disk=disk) as store, Fetcher(store, [Source(url, SourceKind.ORIGIN)], LOOPBACK) as fetcher:
+        report = await fetcher.fetch(ref)
+        store.verify(ref)
+        for blob in store.list():
+            store.verify(BlobRef(blob.digest, blob.size, None if blob.size <= 1 << 20 else ref.pieces))
+        return report.resumed, report.fetched
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run `work` in a fork; its wait status."""
+    pid = os.fork()
+    if pid == 0:
+        work()
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+
+def main() -> None:
+    """All rounds, until one is not killed any more."""
+    folder, url, digest, size, pieces = sys.argv[1:]
+    Path(folder).mkdir()
+    ref = BlobRef(Digest(digest), int(size), Digest(pieces))
+    for steps in range(MAX_ROUNDS):
+        root, notes = Path(folder, str(steps)), Path(folder, f"{steps}.notes")
+
+        def attempt(root: Path = root, notes: Path = notes, steps: int = steps) -> None:
+            trio.run(_fetch, root, KillingDisk(steps, notes), url, ref)
+
+        def again(root: Path = root, notes: Path = notes, steps: int = steps) -> None:
+            resumed, fetched = trio.run(_fetch, root, Disk(), url, ref)
+            written = notes.stat().st_size if notes.exists() else 0
+            print(json.dumps({"steps": steps, "written": written, "resumed": resumed, "fetched": fetched}), flush=True)
+
+        status = in_child(attempt)
+        if status == 0:
+            return
+        if not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL) or in_child(again) != 0:
+            sys.exit(f"round {steps} went wrong")
+    sys.exit("it never came to an end")
+
+
+if __name__ == "__main__":
+    main()
