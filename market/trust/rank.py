@@ -39,12 +39,14 @@ def pagerank(graph: TrustGraph, home: Weights) -> Weights:
     followed = np.flatnonzero(np.diff(graph.in_starts))
     segments = graph.in_starts[followed]
     share = FOLLOWED / np.maximum(degree, 1)
+    # numpy indexes with machine words only, and would convert 32-bit ids anew in every round.
+    sources = graph.in_sources.astype(np.intp)
     flows = np.empty(graph.edges, dtype=np.float64)
     weights, sent = home.copy(), np.empty_like(home)
     for _ in range(MAX_ROUNDS):
         np.multiply(weights, share, out=sent)
         # The sources come from the graph itself, so `clip` clips nothing; it spares take() a second buffer.
-        np.take(sent, graph.in_sources, out=flows, mode="clip")
+        np.take(sent, sources, out=flows, mode="clip")
         new = home * (1.0 - FOLLOWED + FOLLOWED * float(weights[dangling].sum()))
         if followed.size:
             new[followed] += np.add.reduceat(flows, segments)
