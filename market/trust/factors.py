@@ -222,7 +222,9 @@ def _voices(term: Term, circle: Circle, votes: Iterable[Attestation], listing: L
     average = math.fsum(w * (vote.value + 100) / 200 for vote, w in heard) / weight
     good = sum(vote.value > 0 for vote, _ in heard)
     bad = sum(vote.value < 0 for vote, _ in heard)
-    text = f"{_count(good, 'person vouches', 'people vouch')}, {_count(bad, 'objects', 'object')}."
+    voiced = [_count(good, "person vouches", "people vouch")] if good else []
+    voiced += [_count(bad, "person objects", "people object")] if bad else []
+    text = f"{', '.join(voiced) or 'Some spoke, neither for nor against'}."
     flows = tuple((vote.voter, w, _says(vote, subject == vote.subject)) for vote, w in heard)
     return Reading(term, average, weight, text, _contributors(circle, flows), len(heard))
 
