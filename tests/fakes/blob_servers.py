@@ -130,6 +130,11 @@ class BlobServer:
         self._thread.join()
 
     @property
+    def plain(self) -> bool:
+        """Nothing to do wrong: the kernel sends the file."""
+        return self.faults == Faults()
+
+    @property
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
@@ -191,7 +196,13 @@ class _Handler(BaseHTTPRequestHandler):
         offset, length = self._head(path.stat().st_size)
         if body and length:
             with path.open("rb") as file:
-                self._body(file.fileno(), offset, length)
+                if self.blobs.plain:
+                    self.wfile.flush()
+                    sent = self.connection.sendfile(file, offset, length)
+                    with self.blobs.lock:
+                        self.blobs.body_bytes += sent
+                else:
+                    self._body(file.fileno(), offset, length)
 
     def _refuses(self) -> bool:
         faults = self.blobs.faults
