@@ -17,6 +17,7 @@ from orchestrator.host import ThisHost
 from orchestrator.machine import Machine, Settings, default_unit_dir
 from orchestrator.podman import RootlessPodman
 from orchestrator.preflight import preflight
+from orchestrator.preview import render_units
 from orchestrator.prober import NetworkProber
 from orchestrator.secret_files import SecretFiles
 from orchestrator.state import State
@@ -37,6 +38,7 @@ __all__ = [
     "machine_arch",
     "open_orchestrator",
     "preflight",
+    "render_units",
     "require_supported",
     "unsupported",
 ]

@@ -126,18 +126,24 @@ def app_validate(session: Session, folder: Path) -> None:
     )
 
 
-@app.command("render")
+@app.command("render", epilog="Example: archy app render apps/hello")
 @_FOLDER
 @click.option("--publisher", help="Whose app it is; by default this home's DID.")
+@click.option("--podman", default="5.4.0", show_default=True, help="Render for this Podman.")
 @json_option
 @click.pass_obj
-def app_render(session: Session, folder: Path, publisher: str | None) -> None:
-    """Print the Quadlet units that an install would write."""
+def app_render(session: Session, folder: Path, publisher: str | None, podman: str) -> None:
+    """Print the Quadlet units that an install would write. Before packing, image digests show as zeros."""
     from apps.names import AppName
+    from market.acquire import local_arch
     from orchestrator import render_units
 
     manifest = _read_manifest(folder)
-    units = render_units(AppName(publisher or _own_did(session), manifest.id), manifest)
+    name = AppName(publisher or _own_did(session), manifest.id)
+    try:
+        units = render_units(name, manifest, arch=local_arch(), podman=podman)
+    except ValueError as error:
+        raise UsageProblem(f"--podman {podman!r} is not a version", remedy="for example 5.4.2") from error
     session.show(
         {"schema": "archy/units/1", "units": dict(units)},
         lambda r: "\n".join(f"# {name}\n{text}" for name, text in r["units"].items()),

@@ -53,7 +53,7 @@ class NodeConfig(BaseModel):
     share: bool = Field(True, description="serve the blobs of installed apps to peers")
     channel: str = Field("stable", pattern=r"^[a-z0-9-]{1,32}$", description="the release channel that is offered")
     unit_prefix: str = Field(
-        "archy", pattern=r"^[a-z][a-z0-9-]{0,15}$", description="the first word of every unit this node writes"
+        "archy", pattern=r"^[a-z][a-z0-9]{0,15}$", description="the first word of every unit this node writes"
     )
 
 

@@ -156,7 +156,7 @@ async def _hand_over(node: Node, release: Release, acquired: AcquiredBundle, rep
     bundle = Bundle.load(acquired.root, release.app, release.version, release.digest.hex)
 
     def told(progress: Progress) -> None:
-        report({"phase": "install", "text": f"{progress.phase}: {progress.text}"})
+        report({"phase": "install", "text": f"{progress.phase} {progress.detail}".strip()})
 
     return await node.orchestrator.install(bundle, report=told)
 

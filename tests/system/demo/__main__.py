@@ -19,7 +19,7 @@ from typing import IO, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from tests.system.demo.direct import why_not_directly
-from tests.system.lab import LabUnavailable, boot_node, ensure_base
+from tests.system.lab import LabUnavailable, Node, ensure_base
 
 CAST_SECONDS: Final = 900.0
 RESULT_IN_NODE: Final = "/home/op/demo-result.json"
@@ -64,7 +64,7 @@ def in_lab(once: bool, as_json: bool, began: float) -> int:
     """Build the lab's base if need be, boot a node and play as its ordinary user `op`."""
     base = ensure_base(tell)
     setup = time.monotonic()
-    with boot_node(base, "demo") as node:
+    with Node.boot(base, "demo") as node:
         booted = time.monotonic()
         tell(f"a node is up in {booted - setup:.1f} s, at {node.address}")
         argv = ["archy-python", "-m", "tests.system.demo.cast", "--result", RESULT_IN_NODE, "--stay"]

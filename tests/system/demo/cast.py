@@ -36,7 +36,7 @@ BAD_PEER: Final = "127.0.0.1:8482"
 ORIGIN_BYTES_PER_SECOND: Final = 20_000_000
 """The origin's cap: slow enough that a peer's help shows."""
 
-PREFIX: Final = "archy-demo"
+PREFIX: Final = "archydemo"
 COMMAND_SECONDS: Final = 300.0
 OFFER_SECONDS: Final = 30.0
 
@@ -219,7 +219,7 @@ def start_peers(cast: Cast) -> None:
     """One honest node that pinned every blob, and a hostile server that alters the first piece it is asked for."""
     blobs = sorted(str(path) for path in (cast.www / "blobs").iterdir())
     cast.archy(cast.good_peer, "blob", "add", *blobs)
-    cast.archy(cast.good_peer, "config", f"listen={GOOD_PEER}", f"unit_prefix={PREFIX}-peer")
+    cast.archy(cast.good_peer, "config", f"listen={GOOD_PEER}", f"unit_prefix={PREFIX}peer")
     cast.spawn("peer", archy_argv(cast.good_peer, "up"), "archy is up")
     cast.story.tell(f"http://{GOOD_PEER} serves {len(blobs)} blobs honestly")
     hostile = cast.work / "hostile"
