@@ -187,6 +187,8 @@ class Keeper:
 
 def main(arguments: list[str]) -> int:
     """`keep RUN_FOLDER LOCK_FD` or `sweep RUNS_FOLDER`; see the module's text."""
+    # A node's / has the mode of the upper folder that is made here; its ordinary user must be able to enter it.
+    os.umask(0o022)
     match arguments:
         case ["keep", path, lock]:
             # Ours for as long as we live, and nobody else's: a lock that a node's process held would outlive us.

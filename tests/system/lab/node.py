@@ -216,8 +216,10 @@ class Node:
         return self.run(argv, user="root", timeout=_ANSWER_SECONDS).stdout
 
     def console(self) -> str:
-        """What was said before the journal began."""
-        return self._folder.console.read_text(encoding="utf-8", errors="replace")
+        """What was said before the journal began; empty after `stop`."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._folder.console.read_text(encoding="utf-8", errors="replace")
+        return ""
 
     def reboot(self, *, hard: bool = False, timeout: float = 120.0) -> None:
         """Down and up again with the same disk and links: in order, or `hard`, as if the plug had been pulled."""
