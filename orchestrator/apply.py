@@ -51,14 +51,14 @@ class Source:
     arch: str
 
 
-async def take(machine: Machine, step: Step, source: Source) -> None:
-    """Take one step. Raises Problem."""
-    log.info("step", extra={"app": source.names.slug, "step": type(step).__name__})
+async def take(machine: Machine, step: Step, source: Source | None, names: Names) -> None:
+    """Take one step; `source` may be None where an app is only removed. Raises Problem."""
+    log.info("step", extra={"app": names.slug, "step": type(step).__name__})
     match step:
-        case WriteSecrets(names):
-            await _write_secrets(machine, names, source)
+        case WriteSecrets(labels):
+            await _write_secrets(machine, labels, _needed(source))
         case ImportImage(container, image):
-            await import_image(machine, container, image, source)
+            await import_image(machine, container, image, _needed(source))
         case WriteUnits(files, removed):
             await _write_units(machine, files, removed)
         case DaemonReload():
@@ -73,6 +73,12 @@ async def take(machine: Machine, step: Step, source: Source) -> None:
             await machine.systemd.restart((service,), seconds=seconds)
         case _:
             await _remove(machine, step)
+
+
+def _needed(source: Source | None) -> Source:
+    if source is None:
+        raise Problem("a removal asked for something of a bundle")
+    return source
 
 
 async def _remove(machine: Machine, step: Step) -> None:

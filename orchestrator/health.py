@@ -85,7 +85,8 @@ def window(manifest: Manifest, *, update: bool) -> int:
     """Seconds an installation or update may take to become healthy, from its start."""
     if update and manifest.updates.health_window_secs is not None:
         return manifest.updates.health_window_secs
-    return max(MIN_WINDOW, *(health_window(container.health) for container in manifest.containers.values()))
+    checked = [health_window(container.health) for container in manifest.containers.values() if container.health]
+    return max(checked, default=MIN_WINDOW)
 
 
 _STATES: Mapping[tuple[str, str], str] = {

@@ -78,8 +78,8 @@ class Systemd(Protocol):
         """Run Quadlet's generator on a folder without writing anything."""
         ...
 
-    async def journal(self, services: Sequence[str], *, lines: int) -> list[str]:
-        """The newest lines that the services' containers wrote, oldest first."""
+    async def journal(self, containers: Sequence[str], *, lines: int) -> list[str]:
+        """The newest lines that containers wrote, oldest first, also of containers that are gone."""
         ...
 
 
@@ -127,11 +127,12 @@ class UserSystemd:
             complaints = (f"quadlet ended with {done.code}",)
         return DryRun(frozenset(names), complaints)
 
-    async def journal(self, services: Sequence[str], *, lines: int) -> list[str]:
-        units = tuple(f"--user-unit={service}" for service in services)
+    async def journal(self, containers: Sequence[str], *, lines: int) -> list[str]:
+        # conmon(8) marks what a container wrote with its name; Podman's own messages do not carry it
+        names = tuple(f"CONTAINER_NAME={name}" for name in containers)
         count = min(max(lines, 1), MAX_LOG_LINES)
-        argv = ("journalctl", "--user", "--quiet", "--no-pager", "--output=short-iso", f"--lines={count}", *units)
-        done = (await run(argv, seconds=QUICK)).checked()
+        argv = ("--quiet", "--no-pager", "--no-hostname", "--output=short-iso", f"--lines={count}", *names)
+        done = (await run(("journalctl", "--user", *argv), seconds=QUICK)).checked()
         return done.stdout.decode(errors="replace").splitlines()
 
     async def _ask(self, argv: Sequence[str], *, seconds: float = QUICK) -> Completed:

@@ -1,0 +1,109 @@
+"""Look, plan, take the steps, look again, until there is nothing to do; then wait until the app is well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import trio
+
+from apps.names import AppName
+from apps.problems import Problem
+from orchestrator.apply import Source, take
+from orchestrator.faults import Unhealthy
+from orchestrator.generations import Loaded
+from orchestrator.health import ContainerStatus, checks, judge, ready
+from orchestrator.machine import Machine
+from orchestrator.plan import (
+    Absent,
+    ImportImage,
+    Observed,
+    Restart,
+    Start,
+    Step,
+    StopUnits,
+    Wanted,
+    WriteSecrets,
+    WriteUnits,
+    plan,
+)
+from orchestrator.status import Progress
+
+MAX_ROUNDS = 5
+"""Looks until an app must have settled; two suffice when nothing else interferes."""
+POLL = 0.25
+"""Seconds between two health checks of an app that is being started."""
+CRASHES = 3
+"""Restarts by systemd after which a start is given up before its window ends."""
+
+Report = Callable[[Progress], None]
+
+
+def silent(progress: Progress) -> None:
+    """A report that nobody reads."""
+
+
+async def converge(machine: Machine, want: Wanted | Absent, source: Source | None, report: Report = silent) -> Observed:
+    """Make an app as it is wanted; the last look. Raises Problem, with what was done so far left in place."""
+    names = want.app.names if isinstance(want, Wanted) else want.names
+    services = want.app.services if isinstance(want, Wanted) else want.services
+    for _ in range(MAX_ROUNDS):
+        seen = await machine.look(services, whole=True, strict=True)
+        steps = plan(want, seen)
+        if not steps:
+            return seen
+        for step in steps:
+            _tell(names.app, step, report)
+            await take(machine, step, source, names)
+    raise Problem(f"{names.app.id} does not settle", where=names.slug, remedy="archy logs, archy doctor")
+
+
+async def provide(machine: Machine, want: Wanted, source: Source, report: Report) -> None:
+    """Images and secrets: what can be prepared while the old generation runs."""
+    seen = await machine.look(want.app.services, whole=True, strict=True)
+    for step in plan(want, seen):
+        if isinstance(step, ImportImage | WriteSecrets):
+            _tell(source.names.app, step, report)
+            await take(machine, step, source, source.names)
+
+
+def _tell(name: AppName, step: Step, report: Report) -> None:
+    match step:
+        case ImportImage(container, _):
+            report(Progress(name, "import", container))
+        case WriteUnits():
+            report(Progress(name, "write"))
+        case Start(service, _) | Restart(service, _):
+            report(Progress(name, "start", service))
+        case StopUnits(services, _):
+            report(Progress(name, "start", f"stopping {', '.join(services)}"))
+
+
+def statuses(loaded: Loaded, seen: Observed, answers: Mapping[str, str]) -> tuple[ContainerStatus, ...]:
+    """The status of every container, from one look and one round of checks."""
+    containers = {container.name: container for container in seen.containers or ()}
+    return judge(loaded.manifest, loaded.app.names, seen.services or {}, containers, answers)
+
+
+async def wait_healthy(machine: Machine, loaded: Loaded, seconds: float) -> None:
+    """Raises Unhealthy when the window ends, or earlier when a container fails or crashes again and again."""
+    last: tuple[ContainerStatus, ...] = ()
+    before: Mapping[str, int] | None = None
+    with trio.move_on_after(seconds):
+        while True:
+            seen = await machine.look(loaded.app.services, whole=False)
+            if seen.services is not None and seen.containers is not None:
+                answers = await machine.prober.ask(checks(loaded.manifest, loaded.app.names))
+                last = statuses(loaded, seen, answers)
+                before = before or {status.name: status.restarts for status in last}
+                if ready(last):
+                    return
+                if any(s.state == "failed" or s.restarts - before[s.name] >= CRASHES for s in last):
+                    break
+            await trio.sleep(POLL)
+    bad = [status for status in last if not ready((status,))]
+    said = "; ".join(f"{s.name} is {s.state}, {s.detail or f'health {s.health}'}" for s in bad)
+    raise Unhealthy(
+        f"{loaded.manifest.id} {loaded.manifest.version} did not become healthy in time ({seconds:g} s): {said}",
+        where=loaded.app.names.slug,
+        remedy=f"journalctl --user -u '{loaded.app.names.stem}-*' shows what it said",
+    )

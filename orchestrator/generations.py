@@ -1,0 +1,118 @@
+"""Generations as the planner wants them: rendered for this node, with what else must be kept or removed.
+
+Reads the database and renders; changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from apps.manifest import Manifest, parse_manifest_json
+from apps.names import AppName
+from apps.problems import NotRunning
+from orchestrator import guard
+from orchestrator.apply import Source
+from orchestrator.machine import Machine
+from orchestrator.names import Names
+from orchestrator.plan import Absent, Wanted, stop_seconds
+from orchestrator.quadlet.keys import Version
+from orchestrator.quadlet.render import RenderedApp, Target, render
+from orchestrator.state import AppRecord, Generation, Operation, State
+
+MIN_STOP_SECONDS = 60
+"""Deadline for stopping an app of which no generation is known any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One generation, ready to be planned for."""
+
+    manifest: Manifest
+    app: RenderedApp
+    source: Source
+
+
+class Generations:
+    """What the database holds, rendered."""
+
+    def __init__(self, state: State, machine: Machine, arch: str) -> None:
+        self._state = state
+        self._machine = machine
+        self._arch = arch
+        self._podman: Version | None = None
+
+    async def podman(self, *, again: bool = False) -> Version:
+        """Podman's version, asked once. Raises EnvironmentLacks."""
+        if self._podman is None or again:
+            self._podman = await self._machine.podman.version()
+        return self._podman
+
+    def names(self, app: AppName) -> Names:
+        return Names(self._machine.prefix, app)
+
+    def record(self, app: AppName) -> AppRecord:
+        """Raises NotRunning unless the app is installed."""
+        record = self._state.app(app)
+        if record is None or record.generation is None:
+            raise NotRunning(f"{app.id} is not installed", where=str(app), remedy="archy ps lists what is")
+        return record
+
+    def manifest(self, generation: Generation) -> Manifest:
+        where = f"{generation.name.id} {generation.version}"
+        return parse_manifest_json(json.loads(generation.manifest), where=where)
+
+    async def load(self, record: AppRecord) -> Loaded:
+        """What holds for an app: its generation, or the one that its first installation is about."""
+        if record.generation is not None:
+            return await self.load_generation(self._state.generation(record.name, record.generation))
+        return await self.load_generation(self._state.generations(record.name)[-1])
+
+    async def load_generation(self, generation: Generation) -> Loaded:
+        manifest, names = self.manifest(generation), self.names(generation.name)
+        app = render(manifest, names, Target(self._machine.prefix, await self.podman(), self._arch))
+        return Loaded(manifest, app, Source(names, manifest, generation.root, self._arch))
+
+    def fresh(self, app: AppName, manifest: Manifest, source: Source, podman: Version) -> Loaded:
+        """A generation that is not in the database yet."""
+        return Loaded(
+            manifest, render(manifest, self.names(app), Target(self._machine.prefix, podman, self._arch)), source
+        )
+
+    async def wanted(self, app: AppName, loaded: Loaded, *, running: bool, without: int | None = None) -> Wanted:
+        """The app as it should be; images of its other generations are kept, except of `without`."""
+        others = [g for g in self._state.generations(app) if g.number != without]
+        keep = {c.image for g in others for c in (await self.load_generation(g)).app.containers}
+        return Wanted(loaded.app, running, frozenset(keep))
+
+    async def absent(self, operation: Operation, *, purge: bool) -> Absent:
+        """The app gone; volumes that were there before the operation are spared, except by an uninstall."""
+        app = operation.name
+        names = self.names(app)
+        services: dict[str, None] = {}
+        secrets = {names.secret(label) for label in self._machine.secrets.known(app)}
+        seconds = MIN_STOP_SECONDS
+        for generation in self._state.generations(app):
+            rendered = (await self.load_generation(generation)).app
+            services |= dict.fromkeys(reversed(rendered.services))
+            secrets |= {names.secret(secret) for secret in rendered.secrets}
+            seconds = max(seconds, stop_seconds(rendered))
+        return Absent(names, tuple(services), tuple(sorted(secrets)), seconds, purge, frozenset(operation.volumes))
+
+    def running_claims(self, app: AppName) -> tuple[guard.Claim, ...]:
+        """Host ports that the app itself holds now, as far as the database knows."""
+        record = self._state.app(app)
+        if record is None or record.generation is None or record.desired != "running":
+            return ()
+        return tuple(guard.claims(app, self.manifest(self._state.generation(app, record.generation))))
+
+    def claims_of_others(self, app: AppName) -> tuple[guard.Claim, ...]:
+        """Host ports of all other apps: of the generation that holds, and of one being installed."""
+        found: list[guard.Claim] = []
+        pending = {operation.name: operation.generation for operation in self._state.open_operations()}
+        for record in self._state.apps():
+            if record.name != app:
+                for number in {record.generation, pending.get(record.name)}:
+                    if number is not None:
+                        found += guard.claims(record.name, self.manifest(self._state.generation(record.name, number)))
+        return tuple(found)

@@ -1,0 +1,166 @@
+"""Installing, updating, removing: each journalled before it acts, each finished or undone whole.
+
+The order of durable writes: the journal entry (staged) comes before any change; `switching` before the first unit is
+touched; `verifying` after all are started; the commit makes the new generation hold. A restart undoes what was staged
+or switching, proves what was verifying, and goes on with what was being undone or removed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import partial
+
+import trio
+
+from apps.problems import Problem, RolledBack
+from orchestrator import guard
+from orchestrator.apply import Source, dry_run
+from orchestrator.bundle import Bundle
+from orchestrator.converge import Report, converge, provide, silent, wait_healthy
+from orchestrator.generations import Generations, Loaded
+from orchestrator.health import window
+from orchestrator.images import verify_layers
+from orchestrator.machine import Machine, Settings
+from orchestrator.plan import Observed
+from orchestrator.state import Operation, OpState, State
+from orchestrator.status import Progress
+from orchestrator.supported import require_supported
+
+log = logging.getLogger(__name__)
+
+UNDO_SECONDS = 120
+"""What an undo may take when its caller was cancelled; the journal finishes the rest at the next start."""
+
+
+class Operations:
+    """What changes which generation holds. The caller sees to it that an app has one operation at a time."""
+
+    def __init__(self, settings: Settings, state: State, machine: Machine, generations: Generations, arch: str) -> None:
+        self._settings = settings
+        self._state = state
+        self._machine = machine
+        self._generations = generations
+        self._arch = arch
+
+    async def verify(self, bundle: Bundle) -> Loaded:
+        """Everything that can be refused before anything is changed. Raises Problem."""
+        podman = await self._generations.podman(again=True)
+        manifest = bundle.checked().manifest
+        require_supported(manifest, podman=".".join(map(str, podman)), where=bundle.name.id)
+        for layout in guard.check_images(bundle, self._arch):
+            await trio.to_thread.run_sync(partial(verify_layers, layout, where=bundle.name.id))
+        free = self._machine.host.free_bytes(self._settings.data_dir)
+        guard.check_disk(manifest, self._settings.data_dir, free)
+        source = Source(self._generations.names(bundle.name), manifest, bundle.root, self._arch)
+        loaded = self._generations.fresh(bundle.name, manifest, source, podman)
+        await dry_run(self._machine, loaded.app.files)
+        return loaded
+
+    def begin(self, bundle: Bundle, loaded: Loaded, seen: Observed) -> Operation:
+        """Ports and journal in one stretch without waiting: of two installations, one gets the port."""
+        name = bundle.name
+        own = {(claim.port, claim.protocol) for claim in self._generations.running_claims(name)}
+
+        def problem(port: int, bind: str, protocol: str) -> str:
+            return "" if (port, protocol) in own else self._machine.host.port_problem(port, bind, protocol)
+
+        wanted = tuple(guard.claims(name, loaded.manifest))
+        guard.check_ports(wanted, self._generations.claims_of_others(name), problem)
+        volumes = seen.inventory.volumes if seen.inventory is not None else {}
+        return self._state.begin_install(
+            name,
+            version=bundle.version,
+            digest=bundle.digest,
+            root=bundle.root,
+            manifest=json.dumps(loaded.manifest.canonical(), ensure_ascii=False),
+            volumes=tuple(sorted(volume for volume, owner in volumes.items() if owner == name.slug)),
+            secrets=tuple(sorted(self._machine.secrets.known(name))),
+        )
+
+    async def carry_out(self, operation: Operation, loaded: Loaded, report: Report) -> None:
+        """From the journal entry to the commit. Raises RolledBack after an update that failed, else Problem."""
+        update = operation.kind == "update"
+        try:
+            want = await self._generations.wanted(operation.name, loaded, running=True)
+            await provide(self._machine, want, loaded.source, report)
+            self._state.advance(operation, OpState.SWITCHING)
+            await converge(self._machine, want, loaded.source, report)
+            self._state.advance(operation, OpState.VERIFYING)
+            report(Progress(operation.name, "health"))
+            await wait_healthy(self._machine, loaded, window(loaded.manifest, update=update))
+        except Problem as problem:
+            await self.undo(operation)
+            if update:
+                raise self._rolled_back(operation, problem) from problem
+            raise
+        except BaseException:
+            # Cancelled: the same undo, bounded; the journal finishes what does not fit.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
+                await self.undo(operation)
+            raise
+        self._state.commit(operation)
+        await self._collect(operation, loaded)
+
+    async def _collect(self, operation: Operation, loaded: Loaded) -> None:
+        """Remove images of forgotten generations. The operation has succeeded already."""
+        try:
+            want = await self._generations.wanted(operation.name, loaded, running=True)
+            await converge(self._machine, want, loaded.source)
+        except Problem as problem:
+            log.warning("old images stay for now", extra={"app": operation.name.slug, "problem": str(problem)})
+
+    def _rolled_back(self, operation: Operation, problem: Problem) -> RolledBack:
+        record = self._generations.record(operation.name)
+        version = self._state.generation(operation.name, record.generation or 0).version
+        return RolledBack(
+            f"the update did not prove itself, version {version} is back: {problem.what}",
+            where=problem.where or operation.name.id,
+            remedy=problem.remedy,
+        )
+
+    async def undo(self, operation: Operation) -> None:
+        """Back to the generation before; without one, nothing is left behind."""
+        name = operation.name
+        self._state.advance(operation, OpState.ROLLING_BACK)
+        record = self._state.app(name)
+        if record is None or record.generation is None:
+            await converge(self._machine, await self._generations.absent(operation, purge=True), None)
+            made = self._machine.secrets.known(name) - set(operation.secrets)
+            self._machine.secrets.remove(name, frozenset(made))
+        else:
+            loaded = await self._generations.load(record)
+            running = operation.was_desired == "running"
+            want = await self._generations.wanted(name, loaded, running=running, without=operation.generation)
+            await converge(self._machine, want, loaded.source)
+        self._state.undo(operation)
+
+    async def remove(self, operation: Operation) -> None:
+        """Uninstall: everything but the data, and with `purge` the data too."""
+        want = await self._generations.absent(operation, purge=operation.purge)
+        await converge(self._machine, want, None)
+        if operation.purge:
+            self._machine.secrets.remove(operation.name)
+        self._state.forget(operation)
+
+    async def settle(self, operation: Operation) -> None:
+        """Finish an operation that was cut off: prove it, go on removing, or undo it. Raises Problem."""
+        log.info("settling", extra={"app": operation.name.slug, "state": operation.state.value})
+        if operation.state is OpState.REMOVING:
+            await self.remove(operation)
+        elif operation.state is OpState.VERIFYING and await self._proven(operation):
+            self._state.commit(operation)
+        else:
+            await self.undo(operation)
+
+    async def _proven(self, operation: Operation) -> bool:
+        generation = self._state.generation(operation.name, operation.generation or 0)
+        loaded = await self._generations.load_generation(generation)
+        try:
+            want = await self._generations.wanted(operation.name, loaded, running=True)
+            await converge(self._machine, want, loaded.source, silent)
+            await wait_healthy(self._machine, loaded, window(loaded.manifest, update=operation.kind == "update"))
+        except Problem as problem:
+            log.warning("not proven", extra={"app": operation.name.slug, "problem": str(problem)})
+            return False
+        return True
