@@ -40,6 +40,8 @@ class Faults:
     """Seconds before each answer."""
     corrupt_pieces: frozenset[int] = frozenset()
     """These pieces of every blob have one bit flipped."""
+    corrupt_first_asked: bool = False
+    """The first piece that is asked of a blob above one piece has one bit flipped; all else is right."""
     stall_after: int | None = None
     """Sends this many bytes, then nothing, holding the connection; -1 stalls before the head."""
     drip: float | None = None
@@ -102,6 +104,7 @@ class BlobServer:
     requests: list[tuple[str, str]] = field(default_factory=list)
     connections: int = 0
     body_bytes: int = 0
+    corrupted: bool = False
 
     def __post_init__(self) -> None:
         self.stopped = threading.Event()
@@ -273,10 +276,17 @@ class _Handler(BaseHTTPRequestHandler):
             # Chunks end at piece borders, so that a piece's first byte is always a chunk's first byte.
             take = min(size, end - offset, PIECE - offset % PIECE)
             chunk = os.pread(file, take, offset)
-            if offset % PIECE == 0 and offset // PIECE in faults.corrupt_pieces:
+            if offset % PIECE == 0 and (offset // PIECE in faults.corrupt_pieces or self._is_first_asked(file)):
                 chunk = bytes([chunk[0] ^ 1]) + chunk[1:]
             yield chunk
             offset += take
+
+    def _is_first_asked(self, file: int) -> bool:
+        if not self.blobs.faults.corrupt_first_asked or os.fstat(file).st_size <= PIECE:
+            return False
+        with self.blobs.lock:
+            first, self.blobs.corrupted = not self.blobs.corrupted, True
+        return first
 
     def _send(self, chunk: bytes) -> None:
         self.blobs.pacer.wait_turn(len(chunk))
@@ -306,7 +316,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT")
     parser.add_argument("--rate", type=float, metavar="BYTES_PER_S", help="cap over all connections")
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS")
-    parser.add_argument("--corrupt-first-piece", action="store_true")
+    parser.add_argument("--corrupt-first-piece", action="store_true", help="of every blob")
+    parser.add_argument("--corrupt-first-asked", action="store_true", help="the first piece it is asked for, once")
     parser.add_argument("--stall", action="store_true", help="send 64 KiB of each body, then nothing")
     parser.add_argument("--no-ranges", action="store_true")
     parser.add_argument("--status", type=int, help="answer everything with this status")
@@ -316,6 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rate=given.rate,
         latency=given.latency,
         corrupt_pieces=frozenset({0} if given.corrupt_first_piece else ()),
+        corrupt_first_asked=given.corrupt_first_asked,
         stall_after=64 * 1024 if given.stall else None,
         no_ranges=given.no_ranges,
         status=given.status,

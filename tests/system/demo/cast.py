@@ -224,7 +224,7 @@ def start_peers(cast: Cast) -> None:
     cast.story.tell(f"http://{GOOD_PEER} serves {len(blobs)} blobs honestly")
     hostile = cast.work / "hostile"
     shutil.copytree(cast.www, hostile)
-    cast.start_blob_server("corrupt-peer", hostile, BAD_PEER, "--corrupt-first-piece")
+    cast.start_blob_server("corrupt-peer", hostile, BAD_PEER, "--corrupt-first-asked")
     cast.story.tell(f"http://{BAD_PEER} corrupts its first piece")
 
 
