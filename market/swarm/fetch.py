@@ -20,6 +20,7 @@ import trio
 
 from market.errors import Problem
 from market.model import PIECE_SIZE, BlobRef, Digest
+from market.swarm.answers import Redirected
 from market.swarm.errors import AllSourcesFailed, PublisherInconsistent, RedirectRefused, SourceFault
 from market.swarm.partial import Partial
 from market.swarm.pieces import PieceTable, list_length, single_piece, table_from_list
@@ -36,7 +37,6 @@ from market.swarm.transport import (
     AbortedByCaller,
     Deadlines,
     HttpTransport,
-    Redirected,
     Route,
 )
 
@@ -159,7 +159,7 @@ class Fetcher:
             return b"", FetchReport()
         sink = MemorySink()
         table = single_piece(digest, size)
-        job = self._job(digest, table, sink)
+        job = self._job(digest, table, sink, Buffers(table.piece_size))
         await self._run(job)
         self._conclude(job)
         return sink.data, self._report(job)
@@ -169,8 +169,9 @@ class Fetcher:
         report = FetchReport(resumed=partial.resumed_bytes)
         with partial:
             for _ in range(1 + REPAIRS):
-                sink = PartialSink(partial)
-                job = self._job(ref.blake3, table, sink)
+                buffers = Buffers(table.piece_size)
+                sink = PartialSink(partial, buffers)
+                job = self._job(ref.blake3, table, sink, buffers)
                 job.board.already(list(partial.have))
                 await self._run_kept(job, ref, partial, sink, on_progress)
                 report += self._report(job)
@@ -203,14 +204,14 @@ class Fetcher:
 
     # --- one run of the schedule
 
-    def _job(self, digest: Digest, table: PieceTable, sink: Sink) -> _Job:
+    def _job(self, digest: Digest, table: PieceTable, sink: Sink, buffers: Buffers) -> _Job:
         usable = [source for source in self._sources if source not in self._bans]
         usable.sort(
             key=lambda source: (source.kind is not SourceKind.ORIGIN, -(self._quality[source].rate or math.inf))
         )
         chosen = usable[:MAX_SOURCES]
         states = [SourceState(source.kind, self._quality[source]) for source in chosen]
-        return _Job(digest, Board(table, chosen, states, self._clock), sink, Buffers(table.piece_size))
+        return _Job(digest, Board(table, chosen, states, self._clock), sink, buffers)
 
     async def _run(self, job: _Job) -> None:
         """Let every source work until the blob is complete or nobody is left."""
@@ -222,12 +223,22 @@ class Fetcher:
         self, job: _Job, ref: BlobRef, partial: Partial, sink: PartialSink, on_progress: OnProgress | None
     ) -> None:
         """The same, with checkpoints and progress beside it."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_checkpoints, job, partial, sink)
-            if on_progress is not None:
-                nursery.start_soon(self._tell_progress, ref, partial, on_progress)
-            await self._run(job)
-            nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as writing:
+            writing.start_soon(self._hold_writer, sink)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._keep_checkpoints, job, partial, sink)
+                    if on_progress is not None:
+                        nursery.start_soon(self._tell_progress, ref, partial, on_progress)
+                    await self._run(job)
+                    nursery.cancel_scope.cancel()
+            finally:
+                sink.close()
+        job.broken = job.broken or sink.broken
+
+    async def _hold_writer(self, sink: PartialSink) -> None:
+        with trio.CancelScope(shield=True):  # it ends when the sink is closed, with everything verified written
+            await trio.to_thread.run_sync(sink.write_all, limiter=self._spans)
 
     async def _work(self, job: _Job, number: int, everyone: trio.CancelScope) -> None:
         while True:

@@ -10,10 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from queue import SimpleQueue
+from typing import Final, Protocol
 
 from blake3 import blake3
 
+from market.errors import Problem
 from market.swarm.errors import FaultKind, PieceMismatch, SourceFault
 from market.swarm.partial import Partial
 from market.swarm.pieces import PieceTable
@@ -22,12 +24,35 @@ from market.swarm.schedule import Lease, Leave, Schedule, SourceState, Wait
 from market.swarm.sources import Source, SourceKind
 from market.swarm.transport import SpanReader
 
+WRITE_AHEAD: Final = 8
+"""Verified pieces that may wait for the disk: enough to bridge its hiccups, 8 MiB of memory."""
+
+
+class Buffers:
+    """Piece-sized buffers that are used again: a fresh one per piece costs more than the copy (malloc trimming)."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._free: deque[bytearray] = deque()
+
+    def take(self) -> bytearray:
+        try:
+            return self._free.pop()
+        except IndexError:
+            return bytearray(self._size)
+
+    def give_back(self, buffer: bytearray) -> None:
+        self._free.append(buffer)
+
 
 class Sink(Protocol):
     """Where verified pieces go. Called from several threads."""
 
-    def keep(self, index: int, data: memoryview) -> None:
-        """Keep a verified piece; it may come twice. Raises Problem when this machine can not."""
+    def keep(self, index: int, buffer: bytearray, size: int) -> bytearray:
+        """Keep the first `size` bytes as a verified piece; it may come twice. Returns a buffer to go on with.
+
+        Raises Problem when this machine can not.
+        """
 
 
 class MemorySink:
@@ -36,21 +61,58 @@ class MemorySink:
     def __init__(self) -> None:
         self.data = b""
 
-    def keep(self, index: int, data: memoryview) -> None:
-        if index == 0:
-            self.data = bytes(data)
+    def keep(self, index: int, buffer: bytearray, size: int) -> bytearray:
+        self.data = bytes(memoryview(buffer)[:size])
+        return buffer
 
 
 class PartialSink:
-    """Writes pieces to a partial, and hashes the whole blob as far as it lies there in order."""
+    """Writes pieces to a partial, and hashes the whole blob as far as it lies there in order.
 
-    def __init__(self, partial: Partial) -> None:
+    `write_all` runs in a thread of its own, so that receiving and writing overlap; at most WRITE_AHEAD pieces wait.
+    """
+
+    def __init__(self, partial: Partial, buffers: Buffers) -> None:
         self._partial = partial
+        self._buffers = buffers
+        self._waiting: SimpleQueue[tuple[int, bytearray, int] | None] = SimpleQueue()
+        self._room = threading.Semaphore(WRITE_AHEAD)
+        self._broken: Problem | None = None
         self._lock = threading.Lock()
         self._whole = blake3()
         self._next = 0
 
-    def keep(self, index: int, data: memoryview) -> None:
+    def keep(self, index: int, buffer: bytearray, size: int) -> bytearray:
+        self._room.acquire()
+        if self._broken is not None:
+            self._room.release()
+            raise self._broken
+        self._waiting.put((index, buffer, size))
+        return self._buffers.take()
+
+    def write_all(self) -> None:
+        """Write what is kept until `close`; after a fault of the disk only let go of it."""
+        while (piece := self._waiting.get()) is not None:
+            index, buffer, size = piece
+            try:
+                if self._broken is None:
+                    self._write(index, memoryview(buffer)[:size])
+            except Problem as broken:
+                self._broken = broken
+            finally:
+                self._buffers.give_back(buffer)
+                self._room.release()
+
+    def close(self) -> None:
+        """No more pieces: `write_all` returns when it has written those that wait. Never blocks."""
+        self._waiting.put(None)
+
+    @property
+    def broken(self) -> Problem | None:
+        """Why pieces could not be written."""
+        return self._broken
+
+    def _write(self, index: int, data: memoryview) -> None:
         if not self._partial.write(index, data):
             return
         if index == self._next and self._lock.acquire(blocking=False):
@@ -168,23 +230,6 @@ class Board:
             self._schedule.failed(lease, fault.fault, self._clock())
 
 
-class Buffers:
-    """Piece-sized buffers that are used again: a fresh one per piece costs more than the copy (malloc trimming)."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._free: deque[bytearray] = deque()
-
-    def take(self) -> bytearray:
-        try:
-            return self._free.pop()
-        except IndexError:
-            return bytearray(self._size)
-
-    def give_back(self, buffer: bytearray) -> None:
-        self._free.append(buffer)
-
-
 def receive_span(reader: SpanReader, board: Board, lease: Lease, offset: int, sink: Sink, buffers: Buffers) -> None:
     """Read the pieces of `lease`, which begins at `offset`, as long as they are wanted. Closes the reader.
 
@@ -195,12 +240,13 @@ def receive_span(reader: SpanReader, board: Board, lease: Lease, offset: int, si
         if reader.whole and not _skip(reader, board, lease, offset, memoryview(buffer)):
             return
         while board.wants(lease):
-            piece = memoryview(buffer)[: board.table.length(lease.next)]
+            size = board.table.length(lease.next)
+            piece = memoryview(buffer)[:size]
             if not _fill(reader, board, lease, piece):
                 return
             if not board.table.matches(lease.next, blake3(piece).digest()):
                 raise PieceMismatch(board.sources[lease.source].url, lease.next)
-            sink.keep(lease.next, piece)
+            buffer = sink.keep(lease.next, buffer, size)
             board.verified(lease)
     finally:
         reader.close()

@@ -7,26 +7,23 @@ blocked call from another thread. It refuses to know digests, pieces and who els
 
 from __future__ import annotations
 
-import re
 import socket
 import ssl
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import h11
 
+from market.swarm.answers import Body, Head, Redirected, check_head
 from market.swarm.errors import (
     AddressRefused,
     BadAnswer,
     ConnectFailed,
-    NotThere,
     Stalled,
     Truncated,
-    UnexpectedStatus,
 )
 from market.swarm.sources import Url
 
@@ -100,13 +97,6 @@ class Route:
     @property
     def key(self) -> tuple[str, str, int]:
         return self.url.scheme, self.url.host, self.url.port
-
-
-@dataclass(frozen=True, slots=True)
-class Redirected:
-    """The answer was a redirect; following it is the caller's decision."""
-
-    location: str
 
 
 class SpanReader(Protocol):
@@ -253,15 +243,6 @@ class _StaleConnection(Exception):
     """The connection ended before the first byte of an answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Status and headers (names in lower case; of repeated ones the last)."""
-
-    status: int
-    headers: Mapping[str, str]
-    keep_alive: bool
-
-
 def _ask(
     sock: socket.socket, source: str, url: Url, offset: int, length: int, until: float, abort: Abort
 ) -> tuple[Head, bytes]:
@@ -311,55 +292,6 @@ def _ask(
     except h11.RemoteProtocolError as bad:
         abort.check()
         raise BadAnswer(source, f"not HTTP/1.1: {bad}") from bad
-
-
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
-_REDIRECTS: Final = {301, 302, 303, 307, 308}
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """What the checked head promises."""
-
-    length: int
-    """Bytes that follow the head."""
-    whole: bool
-    keep_alive: bool
-
-
-def check_head(source: str, head: Head, offset: int, length: int, size: int) -> Body | Redirected:
-    """Compare an answer's head with what was asked (RFC 9110, 14.4 and 15.3.7). Raises SourceFault. Pure."""
-    headers = head.headers
-    if head.status in _REDIRECTS:
-        if "location" not in headers:
-            raise BadAnswer(source, "a redirect without a location")
-        return Redirected(headers["location"])
-    if head.status in (404, 410):
-        raise NotThere(source, "does not have this blob")
-    if head.status == 416:
-        raise BadAnswer(source, "says that the range lies outside the blob: its blob has another size")
-    if head.status not in (200, 206):
-        raise UnexpectedStatus(source, head.status)
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise BadAnswer(source, f"an encoded body that nobody asked for: {headers['content-encoding'][:40]!r}")
-    if "transfer-encoding" in headers:
-        raise BadAnswer(source, "a body without a stated length")
-    stated = headers.get("content-length", "")
-    if not stated.isdigit() or len(stated) > 19:
-        raise BadAnswer(source, "a body without a stated length")
-    if head.status == 200:
-        if int(stated) != size:
-            raise BadAnswer(source, f"offers {int(stated)} bytes, the signed size is {size}")
-        return Body(size, True, head.keep_alive)
-    found = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
-    if found is None:
-        raise BadAnswer(source, "a partial answer without a readable Content-Range")
-    first, last, total = int(found[1]), int(found[2]), found[3]
-    if (first, last) != (offset, offset + length - 1) or int(stated) != length:
-        raise BadAnswer(source, f"sends bytes {first}-{last} where {offset}-{offset + length - 1} were asked for")
-    if total != "*" and int(total) != size:
-        raise BadAnswer(source, f"its blob has {total} bytes, the signed size is {size}")
-    return Body(length, False, head.keep_alive)
 
 
 class HttpSpan:
