@@ -93,6 +93,9 @@ def _refers(
 
 def _container(tree: Tree, containers: Mapping[str, Tree], name: str, container: Tree) -> Iterator[ManifestError]:
     at: tuple[str | int, ...] = ("containers", name)
+    if name in ("network", "volume") or name.endswith(("-network", "-volume")):
+        # Quadlet calls the service of x.network x-network.service: a container x-network would take its place.
+        yield ManifestError(dotted(at), "a name that units of networks and volumes use", "choose another name")
     yield from _one_of(container, at, "image", "build")  # R-MF1
     yield from _unique(container, "ports", "name", at)
     for index, need in enumerate(_words(container, "needs")):

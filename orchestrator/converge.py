@@ -13,6 +13,7 @@ from orchestrator.faults import Unhealthy
 from orchestrator.generations import Loaded
 from orchestrator.health import ContainerStatus, checks, judge, ready
 from orchestrator.machine import Machine
+from orchestrator.names import Names
 from orchestrator.plan import (
     Absent,
     ImportImage,
@@ -46,15 +47,28 @@ async def converge(machine: Machine, want: Wanted | Absent, source: Source | Non
     """Make an app as it is wanted; the last look. Raises Problem, with what was done so far left in place."""
     names = want.app.names if isinstance(want, Wanted) else want.names
     services = want.app.services if isinstance(want, Wanted) else want.services
+    started: set[str] = set()
     for _ in range(MAX_ROUNDS):
         seen = await machine.look(services, whole=True, strict=True)
         steps = plan(want, seen)
         if not steps:
             return seen
         for step in steps:
+            if isinstance(step, Start):
+                if step.service in started:
+                    raise _ends_at_once(step.service, names)
+                started.add(step.service)
             _tell(names.app, step, report)
             await take(machine, step, source, names)
     raise Problem(f"{names.app.id} does not settle", where=names.slug, remedy="archy logs, archy doctor")
+
+
+def _ends_at_once(service: str, names: Names) -> Unhealthy:
+    return Unhealthy(
+        f"{service} ends as soon as it is started",
+        where=names.slug,
+        remedy=f"journalctl --user -u {service} shows what it said",
+    )
 
 
 async def provide(machine: Machine, want: Wanted, source: Source, report: Report) -> None:

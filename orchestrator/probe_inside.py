@@ -13,7 +13,22 @@ import re
 import sys
 from typing import Any
 
+MAX_HEAD = 1024
+"""Bytes in which a status line must appear."""
 STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r\n]")
+
+
+def request(address: str, port: int, path: str) -> bytes:
+    """A GET that asks for one answer (RFC 9112)."""
+    return f"GET {path} HTTP/1.1\r\nHost: {address}:{port}\r\nConnection: close\r\n\r\n".encode()
+
+
+def judge_head(head: bytes) -> str:
+    """Empty for a status of 200 to 399, else what is wrong with an answer's first bytes."""
+    found = STATUS.match(head)
+    if found is None:
+        return "the answer is not HTTP" if head else "the connection was closed without an answer"
+    return "" if 200 <= int(found[1]) < 400 else f"HTTP status {int(found[1])}"
 
 
 async def answer(check: dict[str, Any]) -> str:
@@ -32,15 +47,11 @@ async def _ask(check: dict[str, Any]) -> str:
     try:
         if check["kind"] == "tcp":
             return ""
-        host = f"{check['address']}:{check['port']}"
-        writer.write(f"GET {check['path']} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        writer.write(request(check["address"], check["port"], check["path"]))
         head = b""
-        while b"\n" not in head and len(head) < 1024 and (part := await reader.read(256)):
+        while b"\n" not in head and len(head) < MAX_HEAD and (part := await reader.read(256)):
             head += part
-        found = STATUS.match(head)
-        if found is None:
-            return "the answer is not HTTP" if head else "the connection was closed without an answer"
-        return "" if 200 <= int(found[1]) < 400 else f"HTTP status {int(found[1])}"
+        return judge_head(head)
     finally:
         writer.close()
 

@@ -7,7 +7,6 @@ namespace by one short-lived process for all checks of a round.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,13 +16,11 @@ import trio
 
 from apps.problems import Problem
 from orchestrator.health import Check
+from orchestrator.probe_inside import MAX_HEAD, judge_head, request
 from orchestrator.process import run
 
 MARGIN: Final = 10.0
 """Seconds for the process itself, above the checks' own deadlines."""
-MAX_HEAD: Final = 1024
-"""Bytes in which a status line must appear."""
-_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r\n]")
 
 
 class Prober(Protocol):
@@ -89,12 +86,8 @@ async def _ask(check: Check) -> str:
     async with stream:
         if check.kind == "tcp":
             return ""
-        request = f"GET {check.path} HTTP/1.1\r\nHost: {check.address}:{check.port}\r\nConnection: close\r\n\r\n"
-        await stream.send_all(request.encode())
+        await stream.send_all(request(check.address, check.port, check.path))
         head = b""
         while b"\n" not in head and len(head) < MAX_HEAD and (part := await stream.receive_some(256)):
             head += part
-    found = _STATUS.match(head)
-    if found is None:
-        return "the answer is not HTTP" if head else "the connection was closed without an answer"
-    return "" if 200 <= int(found[1]) < 400 else f"HTTP status {int(found[1])}"
+    return judge_head(head)

@@ -1,0 +1,119 @@
+"""A pretended rootless Podman, and the prober and host that go with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.health import Check
+from orchestrator.podman import ContainerSeen, ImageSeen, Inventory
+from orchestrator.quadlet.keys import Version
+from tests.fakes.podman_machine import Machine
+
+
+class FakePodman:
+    """`machine` is what it shares with the pretended systemd."""
+
+    def __init__(self, machine: Machine, version: Version = (5, 4, 2)) -> None:
+        self._machine = machine
+        self._version = version
+
+    async def version(self) -> Version:
+        self._machine.enter("podman", "version")
+        return self._version
+
+    async def containers(self, prefix: str) -> tuple[ContainerSeen, ...]:
+        self._machine.enter("podman", "containers")
+        return tuple(
+            ContainerSeen(name, name, "running", box.image_id, box.labels, "")
+            for name, box in sorted(self._machine.containers.items())
+            if box.labels.get("archy.prefix") == prefix
+        )
+
+    async def inventory(self, prefix: str) -> Inventory:
+        self._machine.enter("podman", "inventory")
+        machine = self._machine
+        return Inventory(
+            tuple(ImageSeen(id_, digest, name, tag) for (name, tag), (digest, id_) in sorted(machine.images.items())),
+            dict(machine.networks),
+            {name: app for name, (app, _) in machine.volumes.items()},
+            frozenset(name for name in machine.secrets if name.startswith(f"{prefix}-")),
+        )
+
+    async def import_image(self, layout: Path, name: str) -> None:
+        self._machine.enter("podman", "import_image", name)
+        index = json.loads((layout / "index.json").read_text())
+        entry = next(
+            item for item in index["manifests"] if item["annotations"]["org.opencontainers.image.ref.name"] == name
+        )
+        digest = entry["digest"]
+        manifest = json.loads((layout / "blobs" / "sha256" / digest[7:]).read_text())
+        at, _, tag = name.rpartition(":")
+        self._machine.images[at, tag] = (digest, manifest["config"]["digest"])
+
+    async def remove_image(self, name: str) -> None:
+        self._machine.enter("podman", "remove_image", name)
+        at, _, tag = name.rpartition(":")
+        found = self._machine.images.get((at, tag))
+        if found and not any(box.image == f"{at}@{found[0]}" for box in self._machine.containers.values()):
+            del self._machine.images[at, tag]
+
+    async def create_secret(self, name: str, value: bytes, labels: Mapping[str, str]) -> None:
+        self._machine.enter("podman", "create_secret", name)
+        self._machine.secrets[name] = value
+
+    async def remove_secrets(self, names: Sequence[str]) -> None:
+        self._machine.enter("podman", "remove_secrets", " ".join(names))
+        for name in names:
+            self._machine.secrets.pop(name, None)
+
+    async def remove_containers(self, names: Sequence[str]) -> None:
+        self._machine.enter("podman", "remove_containers", " ".join(names))
+        for name in names:
+            self._machine.containers.pop(name, None)
+
+    async def remove_network(self, name: str) -> None:
+        self._machine.enter("podman", "remove_network", name)
+        self._machine.networks.pop(name, None)
+
+    async def remove_volume(self, name: str) -> None:
+        self._machine.enter("podman", "remove_volume", name)
+        self._machine.volumes.pop(name, None)
+
+    async def addresses(self, names: Sequence[str]) -> Mapping[str, str]:
+        return {name: "10.89.0.2" for name in names if name in self._machine.containers}
+
+
+class FakeProber:
+    """Every container answers, except those whose image is ill."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    async def ask(self, checks: Sequence[Check]) -> Mapping[str, str]:
+        found = {}
+        for check in checks:
+            if (box := self._machine.containers.get(check.container)) is not None:
+                found[check.container] = "HTTP status 500" if box.image_id in self._machine.ill else ""
+        return found
+
+
+class FakeHost:
+    """Ports are held as the machine says; the disk has `free` bytes."""
+
+    def __init__(self, machine: Machine, free: int = 1 << 40) -> None:
+        self._machine = machine
+        self.free = free
+
+    def port_problem(self, port: int, bind: str, protocol: str) -> str:
+        if port in self._machine.held_ports:
+            return self._machine.held_ports[port]
+        held = any(str(port) in box.ports for box in self._machine.containers.values())
+        return "a container" if held else ""
+
+    def free_bytes(self, path: Path) -> int:
+        return self.free
+
+    def lan_address(self) -> str:
+        return ""

@@ -1,0 +1,182 @@
+"""One pretended machine under both fakes: what systemd and Podman would do with the unit folder.
+
+It reads the real unit files, and fails as the real ones fail: an unknown image, a missing secret, a network that is
+gone while its service is up, a taken port. `crash_at` ends the pretended process at the n-th call from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.faults import CommandFailed, CommandTimedOut
+from orchestrator.quadlet.text import UnitFile, parse
+
+
+class Crash(BaseException):
+    """The process that uses the machine is gone."""
+
+
+@dataclass
+class Service:
+    active: str = "inactive"
+    sub: str = "dead"
+    restarts: int = 0
+
+
+@dataclass
+class Box:
+    """A container."""
+
+    image: str
+    image_id: str
+    labels: dict[str, str]
+    ports: tuple[str, ...]
+    starts: int = 1
+    ignores: frozenset[str] = frozenset()
+
+
+@dataclass
+class Machine:
+    """Everything that survives a crash of the orchestrator."""
+
+    unit_dir: Path
+    loaded: dict[str, tuple[UnitFile, str]] = field(default_factory=dict)
+    """Service -> unit, and the text that systemd read."""
+    services: dict[str, Service] = field(default_factory=dict)
+    containers: dict[str, Box] = field(default_factory=dict)
+    images: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    """(name, tag) -> (manifest digest, config digest)."""
+    networks: dict[str, str] = field(default_factory=dict)
+    volumes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Name -> (app, content)."""
+    secrets: dict[str, bytes] = field(default_factory=dict)
+    ill: set[str] = field(default_factory=set)
+    """Config digests of images that start and are never healthy."""
+    crashing: set[str] = field(default_factory=set)
+    """Config digests of images that end at once."""
+    broken: set[str] = field(default_factory=set)
+    """`systemd` or `podman`: does not answer."""
+    held_ports: dict[int, str] = field(default_factory=dict)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    crash_at: int | None = None
+    on_crash: Callable[[], None] = lambda: None
+    crashed: bool = False
+
+    def enter(self, side: str, what: str, detail: str = "") -> None:
+        """Every call from outside passes here."""
+        if self.crashed:
+            raise Crash
+        if self.crash_at is not None:
+            self.crash_at -= 1
+            if self.crash_at < 0:
+                self.crash()
+        if side in self.broken:
+            raise CommandTimedOut((side, what), 20)
+        self.calls.append((what, detail))
+
+    def crash(self) -> None:
+        self.crashed, self.crash_at = True, None
+        self.on_crash()
+        raise Crash
+
+    def revive(self) -> None:
+        """A new process begins; the machine is as it was left."""
+        self.crashed, self.crash_at, self.on_crash = False, None, lambda: None
+
+    def reboot(self) -> None:
+        """Everything stops; units with an [Install] section start."""
+        self.services.clear()
+        self.containers.clear()
+        self.reload()
+        for service, (unit, _) in sorted(self.loaded.items()):
+            if unit.name.endswith(".container") and (self.unit_dir / f"{unit.name}.d" / "10-boot.conf").exists():
+                try:
+                    self.start(service)
+                except CommandFailed:
+                    self.services[service] = Service("activating", "auto-restart", 1)
+
+    def reload(self) -> None:
+        self.loaded = {}
+        for path in sorted(self.unit_dir.glob("*.*")) if self.unit_dir.is_dir() else ():
+            if path.is_file() and path.suffix in (".container", ".network", ".volume"):
+                stem = path.stem if path.suffix == ".container" else f"{path.stem}-{path.suffix[1:]}"
+                text = path.read_text()
+                self.loaded[f"{stem}.service"] = (parse(path.name, text), text)
+
+    def stale(self, service: str) -> bool:
+        unit, text = self.loaded[service]
+        path = self.unit_dir / unit.name
+        return not path.exists() or path.read_text() != text
+
+    def start(self, service: str) -> None:
+        if service not in self.loaded:
+            raise CommandFailed(("systemctl", "start"), 5, f"Unit {service} not found.")
+        state = self.services.setdefault(service, Service())
+        if state.active == "active":
+            return
+        unit, _ = self.loaded[service]
+        kind = unit.name.rpartition(".")[2]
+        getattr(self, f"_start_{kind}")(service, unit)
+        if self.services[service].active == "inactive":
+            self.services[service] = Service("active", "running" if kind == "container" else "exited")
+
+    def _start_network(self, _: str, unit: UnitFile) -> None:
+        labels = _labels(unit, "Network")
+        self.networks.setdefault(unit.values("Network", "NetworkName")[0], labels["archy.spec"])
+
+    def _start_volume(self, _: str, unit: UnitFile) -> None:
+        labels = _labels(unit, "Volume")
+        self.volumes.setdefault(unit.values("Volume", "VolumeName")[0], (labels["archy.app"], "empty"))
+
+    def _start_container(self, service: str, unit: UnitFile) -> None:
+        for source in unit.values("Container", "Network"):
+            self.start(f"{source.removesuffix('.network')}-network.service")
+            if source.removesuffix(".network") not in self.networks:
+                self._fail(service, "network not found")
+        for mount in unit.values("Container", "Volume"):
+            self.start(f"{mount.split('.volume:')[0]}-volume.service")
+        wanted = unit.values("Container", "Image")[0]
+        name, _, digest = wanted.partition("@")
+        found = [image for (at, _), image in self.images.items() if at == name and image[0] == digest]
+        if not found:
+            self._fail(service, "image not known")
+        for secret in unit.values("Container", "Secret"):
+            if secret.split(",")[0] not in self.secrets:
+                self._fail(service, "no such secret")
+        ports = tuple(
+            published.rpartition(":")[0].rpartition(":")[2] for published in unit.values("Container", "PublishPort")
+        )
+        taken = {port for box in self.containers.values() for port in box.ports}
+        if taken & set(ports) or {int(port) for port in ports} & set(self.held_ports):
+            self._fail(service, "address already in use")
+        config = found[0][1]
+        if config in self.crashing:
+            self.services[service] = Service("failed", "failed", 5)
+            return
+        for mount in unit.values("Container", "Volume"):
+            volume = mount.split(".volume:")[0]
+            app, content = self.volumes[volume]
+            self.volumes[volume] = (app, f"data of {app}" if content == "empty" else content)
+        name = unit.values("Container", "ContainerName")[0]
+        self.containers[name] = Box(wanted, config, _labels(unit, "Container"), ports)
+
+    def _fail(self, service: str, why: str) -> None:
+        self.services[service] = Service("activating", "auto-restart", 1)
+        raise CommandFailed(("systemctl", "start"), 1, why)
+
+    def stop(self, service: str) -> None:
+        if service in self.loaded:
+            unit, _ = self.loaded[service]
+            for name in unit.values("Container", "ContainerName"):
+                self.containers.pop(name, None)
+        self.services.pop(service, None)
+
+
+def _labels(unit: UnitFile, section: str) -> dict[str, str]:
+    found = {}
+    for value in unit.values(section, "Label"):
+        key, _, text = value.partition("=")
+        found[key] = text
+    return found
