@@ -204,12 +204,15 @@ def _build_rootfs(into: Path, report: Report) -> None:
 
 
 def _lay_over(tree: Path, into: Path) -> None:
-    """Copy files with modes of their own, since those of a checkout follow its owner's umask."""
-    for source in sorted(path for path in tree.rglob("*") if path.is_file()):
+    """Copy files and folders with modes of their own, since those of a checkout follow its owner's umask."""
+    for source in sorted(tree.rglob("*")):
         target = into / source.relative_to(tree)
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        target.write_bytes(source.read_bytes())
-        target.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
+        if not source.is_dir():
+            target.write_bytes(source.read_bytes())
+            target.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
+        elif not target.is_dir():
+            target.mkdir()
+            target.chmod(0o755)
 
 
 def _reachable_mirror() -> str:
