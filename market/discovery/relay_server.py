@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import errno
 import ipaddress
+import os
 import signal
 import socket
 import sys
@@ -105,4 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: the bindings' threads outlive `shutdown` by a moment, and call into an interpreter that is being
+    # taken apart (a segmentation fault, now and then). Every event that was answered with OK is committed to disk.
+    os._exit(code)
