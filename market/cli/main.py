@@ -27,11 +27,18 @@ Examples:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG)
 @click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="The node's home folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Progress on stderr; auto: unless --json.",
+)
 @click.version_option(package_name="archipelago-market", prog_name="archy")
 @click.pass_context
-def archy(context: click.Context, home: Path | None, as_json: bool) -> None:
+def archy(context: click.Context, home: Path | None, as_json: bool, progress: str) -> None:
     """A decentralized app market for your own machine: find, judge, install and run signed apps."""
-    context.obj = Session(Home(home.absolute()) if home else Home.default(), as_json)
+    context.obj = Session(Home(home.absolute()) if home else Home.default(), as_json, progress)
 
 
 def main() -> int:
@@ -42,7 +49,7 @@ def main() -> int:
         module.register(archy)
     as_json = "--json" in sys.argv
     try:
-        archy.main(prog_name="archy", standalone_mode=False)
+        code = archy.main(prog_name="archy", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return 2
@@ -56,7 +63,9 @@ def main() -> int:
         fail(problem, as_json=as_json)
     except BaseExceptionGroup as group:
         _fail_group(group, as_json)
-    return 0
+    else:
+        return code if isinstance(code, int) else 0
+    return 1
 
 
 def _fail_group(group: BaseExceptionGroup[BaseException], as_json: bool) -> None:

@@ -188,7 +188,7 @@ def op_ls(session: Session) -> None:
 @click.pass_obj
 def op_wait(session: Session, id_: str) -> None:
     """Follow an operation to its end."""
-    with ProgressPrinter(quiet=session.as_json) as progress:
+    with ProgressPrinter(quiet=session.quiet) as progress:
         result = _client(session).follow(id_, progress.show)
     session.show(result, lambda r: f"{safe(id_)} has ended well.")
 

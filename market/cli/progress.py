@@ -21,7 +21,7 @@ class ProgressPrinter:
         self._quiet = quiet
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._quarter: dict[str, int] = {}
+        self._quarter: dict[tuple[str, int], int] = {}
         self._last = ""
 
     def __enter__(self) -> Self:
@@ -54,8 +54,8 @@ class ProgressPrinter:
 
     def _line_per_quarter(self, phase: str, done: int, total: int) -> None:
         quarter = 4 * done // total
-        if quarter > self._quarter.get(phase, -1):
-            self._quarter[phase] = quarter
+        if quarter > self._quarter.get((phase, total), -1):
+            self._quarter[phase, total] = quarter
             self._line(f"{phase:<9} {size_text(done)} of {size_text(total)}")
 
     def _line(self, line: str) -> None:

@@ -27,10 +27,16 @@ class Session:
 
     home: Home
     as_json: bool
+    progress: str = "auto"
+    """`auto` shows it unless the answer is JSON; `always` and `never` are the user's word."""
+
+    @property
+    def quiet(self) -> bool:
+        return self.progress == "never" or (self.progress == "auto" and self.as_json)
 
     def call(self, name: str, **params: Any) -> dict[str, Any]:
         """Perform an operation and return its result. Raises the operation's Problem."""
-        with ProgressPrinter(quiet=self.as_json) as progress:
+        with ProgressPrinter(quiet=self.quiet) as progress:
             client = ControlClient(self.home.socket)
             if client.answers():
                 return self._remote(client, name, params, progress.show)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from market.acquire import AcquiredBundle, acquire, local_arch
+from market.acquire import AcquiredBundle, AcquireProgress, AcquireStep, acquire, local_arch
 from market.errors import Refused, UsageProblem
 from market.model import AppName, Listing, Release
 from market.node.browse import brief, find_listing, listing_json, release_permissions, verdict_on
@@ -136,20 +136,17 @@ def _admit(verdict: Verdict, consent: str, listing: Listing) -> None:
         raise Refused(
             f"this needs your own word: {'; '.join(verdict.reasons)}",
             where=str(listing.app),
-            remedy=" ".join(verdict.would_change[:2]) or "run it at a terminal without --yes",
+            remedy="; ".join(verdict.would_change[:2]) or "run it at a terminal without --yes",
         )
 
 
 async def _acquire(node: Node, release: Release, report: Report) -> AcquiredBundle:
-    fetcher = Fetcher(node.store, node.sources(release.origins), node.addresses)
-    return await acquire(
-        release,
-        fetcher,
-        node.store,
-        node.home.bundles,
-        arch=local_arch(),
-        on_progress=lambda progress: report({"phase": "fetch", **progress.to_json()}),
-    )
+    def told(progress: AcquireProgress) -> None:
+        if progress.step in (AcquireStep.FETCH, AcquireStep.DONE):
+            report({"phase": "fetch", **progress.to_json()})
+
+    with Fetcher(node.store, node.sources(release.origins), node.addresses) as fetcher:
+        return await acquire(release, fetcher, node.store, node.home.bundles, arch=local_arch(), on_progress=told)
 
 
 async def _hand_over(node: Node, release: Release, acquired: AcquiredBundle, report: Report) -> AppStatus:

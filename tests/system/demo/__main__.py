@@ -69,18 +69,15 @@ def in_lab(once: bool, as_json: bool, began: float) -> int:
         tell(f"a node is up in {booted - setup:.1f} s, at {node.address}")
         argv = ["archy-python", "-m", "tests.system.demo.cast", "--result", RESULT_IN_NODE, "--stay"]
         cast = node.popen(argv, user="op", stdout=subprocess.PIPE)
-        try:
-            return watch(
-                cast.popen,
-                lambda: node.read(RESULT_IN_NODE).decode(),
-                lambda url: seen_from_outside(url, node.address),
-                once,
-                as_json,
-                began,
-                booted - began,
-            )
-        finally:
-            cast.kill()
+        return watch(
+            cast.popen,
+            lambda: node.read(RESULT_IN_NODE).decode(),
+            lambda url: seen_from_outside(url, node.address),
+            once,
+            as_json,
+            began,
+            booted - began,
+        )
 
 
 def watch(

@@ -71,13 +71,21 @@ class Cast:
         self.operator_node: Member | None = None
 
     def archy(self, home: Path, *words: str, show: bool = False) -> dict[str, Any]:
-        """One command with --json; its progress is shown when `show`. Raises CastFailed with what it printed."""
-        argv = archy_argv(home, *words, "--json")
+        """One command with --json; with `show` its progress is seen. Raises CastFailed with what it printed."""
+        argv = archy_argv(home, *(("--progress", "always") if show else ()), *words, "--json")
+        if show:
+            print(f"    $ archy {' '.join(words)}", file=sys.stderr, flush=True)
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=None if show else subprocess.PIPE,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
         )
         if done.returncode != 0:
-            raise CastFailed(f"archy {' '.join(words)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+            raise CastFailed(f"archy {' '.join(words)} ended with {done.returncode}\n{done.stdout}{done.stderr or ''}")
         return dict(json.loads(done.stdout))
 
     def archy_shown(self, home: Path, *words: str) -> None:
@@ -156,8 +164,8 @@ def play(cast: Cast, stack: ExitStack) -> None:
     with story.phase("score", "the node's verdict, and why"):
         cast.archy_shown(cast.operator, "trust", "explain", "hello")
     with story.phase("install", "one command installs it"):
-        installed = cast.archy(cast.operator, "install", "hello", "--yes", "--allow", "internet")
-        tell_install(story, installed)
+        installed = cast.archy(cast.operator, "install", "hello", "--yes", show=True)
+        tell_install(story, installed, "")
     url = installed["status"]["urls"][0]
     with story.phase("answer", f"does {url} answer?"):
         first = read_status(url)
@@ -250,7 +258,8 @@ def wait_version(cast: Cast, version: str) -> dict[str, Any]:
     return wait_for(look, f"hello {version} did not show up", OFFER_SECONDS)
 
 
-def tell_install(story: Story, result: dict[str, Any]) -> None:
+def tell_install(story: Story, result: dict[str, Any], prefix: str) -> None:
+    """Who served what, who was banned, and how long it took."""
     fetch = result["fetch"]
     for source in fetch["sources"]:
         story.tell(f"{source['bytes']:>12,} bytes from {source['kind']} {source['url']}")
@@ -263,7 +272,7 @@ def tell_install(story: Story, result: dict[str, Any]) -> None:
     story.tell(
         f"{seconds['fetch']:.1f} s to fetch, {seconds['install']:.1f} s to start; units {result['status']['units']}"
     )
-    story.seconds["fetch"], story.seconds["start"] = seconds["fetch"], seconds["install"]
+    story.seconds |= {f"{prefix}fetch": seconds["fetch"], f"{prefix}start": seconds["install"]}
 
 
 def check_first_install(installed: dict[str, Any], first: dict[str, Any]) -> None:
@@ -296,8 +305,8 @@ def update(cast: Cast, url: str) -> dict[str, Any]:
     publish(cast, "1.1.0")
     wait_version(cast, "1.1.0")
     cast.archy_shown(cast.operator, "update", "--check")
-    result: dict[str, Any] = cast.archy(cast.operator, "update", "hello", "--yes")["updated"][0]
-    tell_install(cast.story, result)
+    result: dict[str, Any] = cast.archy(cast.operator, "update", "hello", "--yes", show=True)["updated"][0]
+    tell_install(cast.story, result, "update_")
     return result
 
 
