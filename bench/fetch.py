@@ -1,8 +1,9 @@
 """This fetcher against curl, same file, same server, same run; and two capped sources against the sum of their rates.
 
-    ./run bench fetch [--mib 256] [--rounds 5] [--folder DIR]
+    ./run bench fetch [--mib 256] [--rounds 7] [--folder DIR]
 
-The fetcher verifies every byte twice and makes it durable; curl does neither. Medians; ratios travel, figures do not.
+The fetcher verifies every byte twice; curl verifies nothing. Both end with the file synced. The files lie in memory
+unless --folder says otherwise, so that the disk is not what is measured. Medians; ratios travel, figures do not.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from market.swarm import AddressPolicy, Source, SourceKind, fetch_blob, hash_fil
 MB = 1e6
 ORIGIN_RATE = 60 * MB
 PEER_RATE = 20 * MB
+_MEMORY = Path("/dev/shm")
 
 
 @contextmanager
@@ -59,9 +61,20 @@ def _curl(url: str, ref: BlobRef, folder: Path) -> float:
     target = folder / "curl"
     began = time.perf_counter()
     subprocess.run(["curl", "-sS", "--fail", "-o", str(target), f"{url}/blobs/{ref.blake3}"], check=True)
+    with target.open("rb") as file:
+        os.fdatasync(file.fileno())
     seconds = time.perf_counter() - began
     target.unlink()
     return seconds
+
+
+def _touch_memory(folder: Path, mib: int) -> None:
+    """A virtual machine's memory costs a fault of the host's when it is first used: let that happen before."""
+    filler = folder / "filler"
+    with filler.open("wb") as file:
+        for _ in range(mib):
+            file.write(bytes(1 << 20))
+    filler.unlink()
 
 
 def _ours(ref: BlobRef, folder: Path, *sources: Source) -> float:
@@ -86,6 +99,7 @@ def measure(mib: int, rounds: int, folder: Path) -> list[dict[str, object]]:
         fast = stack.enter_context(_server(work))
         origin = stack.enter_context(_server(work, "--rate", str(ORIGIN_RATE)))
         peer = stack.enter_context(_server(work, "--rate", str(PEER_RATE)))
+        _touch_memory(work, 4 * mib)
         curl, ours = [], []
         for _ in range(rounds):
             curl.append(_curl(fast, ref, work))
@@ -95,7 +109,7 @@ def measure(mib: int, rounds: int, folder: Path) -> list[dict[str, object]]:
     size = ref.size / MB
     return [
         _figure("curl, uncapped", size / median(curl), "MB/s"),
-        _figure("this fetcher, uncapped, verified and durable", size / median(ours), "MB/s"),
+        _figure("this fetcher, uncapped, verified twice", size / median(ours), "MB/s"),
         _figure("ratio to curl", median(curl) / median(ours), "", goal=0.9),
         _figure("share of a capped origin's rate", size * MB / ORIGIN_RATE / alone, "", goal=0.95),
         _figure("share of the sum of two capped sources", size * MB / (ORIGIN_RATE + PEER_RATE) / both, "", goal=0.95),
@@ -110,10 +124,10 @@ def main() -> None:
     """Measure, print a table, write bench/out/fetch.json."""
     parser = argparse.ArgumentParser(prog="bench fetch")
     parser.add_argument("--mib", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where the files lie (default: the temporary folder)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--folder", type=Path, default=_MEMORY, help="where the files lie")
     given = parser.parse_args()
-    figures = measure(given.mib, given.rounds, given.folder or Path(tempfile.gettempdir()))
+    figures = measure(given.mib, given.rounds, given.folder)
     for figure in figures:
         goal = f"   goal >= {figure['goal']}" if figure["goal"] is not None else ""
         print(f"{figure['name']!s:48} {figure['value']!s:>10} {figure['unit']!s:5}{goal}")
