@@ -166,7 +166,7 @@ async def test_a_lie_costs_the_liar_its_connection_and_the_genuine_event_is_stil
 async def test_a_relay_that_never_ends_its_answer_delays_no_other(alice: Publisher, fresh: Index) -> None:  # R-DS8
     events = signed(alice, "1.0.0")
     async with lies.lying_relay(lies.silent) as mute, lies.lying_relay(lies.honest(events)) as truthful:
-        report = await Discovery(fresh, [mute, truthful, UNREACHABLE], now).sync(2)
+        report = await Discovery(fresh, [mute, truthful, UNREACHABLE], now).sync(4)
     assert report.answered == (truthful,)
     assert set(report.unanswered) == {mute, UNREACHABLE}
     assert offered(fresh, alice) == "1.0.0"
@@ -216,7 +216,7 @@ async def test_relays_can_be_added_and_removed_while_running(alice: Publisher, f
 async def test_publishing_says_of_each_relay_what_it_took(real_relay: str, alice: Publisher) -> None:
     events = signed(alice, "3.0.0")
     forged = {**events[0], "id": "00" * 32}
-    results = await publish([*events, forged], [real_relay, UNREACHABLE], timeout=2)
+    results = await publish([*events, forged], [real_relay, UNREACHABLE], timeout=4)
     took, dead = results
     assert (took.relay, set(took.accepted)) == (real_relay, {event["id"] for event in events})
     assert set(took.failed) == {"00" * 32}
