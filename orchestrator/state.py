@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from apps.names import AppName
 from orchestrator.faults import Busy, StateProblem
@@ -161,20 +161,30 @@ class State:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                self._roll_back()
                 raise
-            self._db.execute("COMMIT")
         except sqlite3.IntegrityError as error:
             raise Busy("another operation on this app is under way", remedy="wait for it to end") from error
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            raise _translated(error, self._path) from error
+
+    def _roll_back(self) -> None:
+        try:
+            self._db.execute("ROLLBACK")
+        except sqlite3.Error:
+            return  # SQLite has rolled back by itself (a full disk), or the database is closed
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
             raise _translated(error, self._path) from error
 
     def apps(self) -> tuple[AppRecord, ...]:
         """All apps, also those whose first install is under way."""
-        rows = self._db.execute("SELECT publisher, id, desired, generation FROM apps ORDER BY slug")
+        rows = self._rows("SELECT publisher, id, desired, generation FROM apps ORDER BY slug")
         return tuple(AppRecord(AppName(publisher, id_), want, number) for publisher, id_, want, number in rows)
 
     def app(self, name: AppName) -> AppRecord | None:
@@ -182,22 +192,21 @@ class State:
 
     def generation(self, name: AppName, number: int) -> Generation:
         """Raises StateProblem when it is not there."""
-        row = self._db.execute(
-            "SELECT version, digest, root, manifest FROM generations WHERE slug = ? AND number = ?", (name.slug, number)
-        ).fetchone()
-        if row is None:
+        rows = self._rows(
+            "SELECT version, digest, root, manifest FROM generations WHERE slug = ? AND number = ?", name.slug, number
+        )
+        if not rows:
             raise StateProblem(f"generation {number} of {name} is not in the database", where=str(self._path))
-        return Generation(name, number, row[0], row[1], Path(row[2]), row[3])
+        version, digest, root, manifest = rows[0]
+        return Generation(name, number, version, digest, Path(root), manifest)
 
     def generations(self, name: AppName) -> tuple[Generation, ...]:
-        rows = self._db.execute(
-            "SELECT number FROM generations WHERE slug = ? ORDER BY number", (name.slug,)
-        ).fetchall()
+        rows = self._rows("SELECT number FROM generations WHERE slug = ? ORDER BY number", name.slug)
         return tuple(self.generation(name, number) for (number,) in rows)
 
     def open_operations(self) -> tuple[Operation, ...]:
         """What a crash, or this moment, left unfinished."""
-        rows = self._db.execute("SELECT id, kind, state, generation, detail FROM operations WHERE open = 1 ORDER BY id")
+        rows = self._rows("SELECT id, kind, state, generation, detail FROM operations WHERE open = 1 ORDER BY id")
         found = []
         for id_, kind, state, generation, text in rows:
             detail = json.loads(text)

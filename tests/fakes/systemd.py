@@ -65,20 +65,24 @@ class FakeSystemd:
 
     async def dry_run(self, folder: Path) -> DryRun:
         self._machine.enter("systemd", "dry_run")
-        made, complaints = set(), []
-        for path in sorted(folder.iterdir()):
-            if path.is_dir():
-                continue
-            unit = parse(path.name, path.read_text())
-            section = path.suffix[1:].title()
-            unknown = [key for at, key in keys_of(unit) if at == section and key not in SINCE[section]]
-            if unknown:
-                complaints.append(f'converting "{path.name}": unsupported key {unknown[0]!r} in group {section!r}')
-                continue
-            stem = path.stem if section == "Container" else f"{path.stem}-{path.suffix[1:]}"
-            made.add(f"{stem}.service")
-        return DryRun(frozenset(made), tuple(complaints))
+        return _generate(folder)
 
     async def journal(self, containers: Sequence[str], *, lines: int) -> list[str]:
         self._machine.enter("systemd", "journal")
         return [f"{name}: started" for name in containers if name in self._machine.containers][-lines:]
+
+
+def _generate(folder: Path) -> DryRun:
+    made, complaints = set(), []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            continue
+        unit = parse(path.name, path.read_text())
+        section = path.suffix[1:].title()
+        unknown = [key for at, key in keys_of(unit) if at == section and key not in SINCE[section]]
+        if unknown:
+            complaints.append(f'converting "{path.name}": unsupported key {unknown[0]!r} in group {section!r}')
+            continue
+        stem = path.stem if section == "Container" else f"{path.stem}-{path.suffix[1:]}"
+        made.add(f"{stem}.service")
+    return DryRun(frozenset(made), tuple(complaints))

@@ -1,4 +1,4 @@
-"""A node on a pretended machine: the real orchestrator, state, unit folder and secrets, with systemd and Podman faked."""
+"""A node on a pretended machine: real orchestrator, state, unit folder and secrets; systemd and Podman are faked."""
 
 from __future__ import annotations
 

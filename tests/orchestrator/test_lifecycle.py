@@ -221,7 +221,7 @@ def test_uninstall_keeps_the_data_and_install_finds_it_again(node: Node, tmp_pat
         volumes, secrets = dict(node.world.volumes), dict(node.world.secrets)
         await node.orchestrator.uninstall(HELLO, purge=False)
         world = node.world
-        assert not (node.units() or world.containers or world.networks or world.secrets or world.images)
+        assert not any((node.units(), world.containers, world.networks, world.secrets, world.images))
         assert world.volumes == volumes
         await node.orchestrator.install(bundle)
         assert (world.volumes, world.secrets) == (volumes, secrets)
@@ -318,7 +318,7 @@ def test_an_image_with_another_config_is_refused_before_anything_changes(node: N
     blob.write_bytes(blob.read_bytes().replace(b"amd64", b"amd46"))
 
     async def work() -> None:
-        with pytest.raises(Refused, match="and sha256:.* was signed"):
+        with pytest.raises(Refused, match=r"and sha256:.* was signed"):
             await node.orchestrator.install(bundle)
         assert is_empty(node)
         assert not node.changes()
