@@ -7,12 +7,12 @@ gate nor for new permissions; an update that fails leaves the old version.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from market.acquire import AcquiredBundle, AcquireProgress, AcquireStep, acquire, local_arch
-from market.errors import Refused, UsageProblem
+from market.errors import EnvironmentLacks, Refused, UsageProblem
 from market.model import AppName, Listing, Release
 from market.node.browse import brief, find_listing, listing_json, release_permissions, verdict_on
 from market.node.node import Node
@@ -21,6 +21,9 @@ from market.node.running import Report
 from market.swarm import Fetcher
 from market.trust import Outcome, Verdict
 from orchestrator import AppStatus, Bundle, Progress
+
+ESSENTIAL: Final = frozenset({"podman", "quadlet", "user systemd"})
+"""Findings without which no app can run; the others make it run worse, and the doctor tells them."""
 
 
 class Plan(Request):
@@ -112,6 +115,7 @@ async def _make_it_run(
     report({"phase": "verify", "text": f"{listing.title} {release.version} by {listing.app.publisher}"})
     report({"phase": "score", "text": f"{verdict.points} of 100: {verdict.band}"})
     _admit(verdict, consent, listing)
+    await _require_machine(node)
     started = node.now()
     bundle = await _acquire(node, release, report)
     fetched = node.now()
@@ -138,6 +142,15 @@ def _admit(verdict: Verdict, consent: str, listing: Listing) -> None:
             where=str(listing.app),
             remedy="; ".join(verdict.would_change[:2]) or "run it at a terminal without --yes",
         )
+
+
+async def _require_machine(node: Node) -> None:
+    """Before anything is fetched. Raises EnvironmentLacks with the command that mends it."""
+    for finding in await node.preflight():
+        if finding.name in ESSENTIAL and not finding.ok:
+            raise EnvironmentLacks(
+                f"{finding.name}: {finding.detail}", remedy=f"{finding.remedy}; `archy doctor` looks at everything"
+            )
 
 
 async def _acquire(node: Node, release: Release, report: Report) -> AcquiredBundle:
