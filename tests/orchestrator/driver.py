@@ -1,0 +1,113 @@
+"""The orchestrator from a command line of its own, for tests inside a lab node. Prints one JSON line per result.
+
+    archy-python -m tests.orchestrator.driver install '{"version": "1.0.0", "port": 18080}'
+    archy-python -m tests.orchestrator.driver stop|start|status|settle|watch|logs|uninstall|purge|preflight ['{...}']
+
+Leaves with the problem's exit code; the problem is a JSON line too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from apps.names import AppName
+from apps.problems import Problem
+from orchestrator import Bundle, Orchestrator, Settings, default_unit_dir, open_orchestrator, preflight
+from tests.orchestrator.bundles import make_bundle, tar_of
+
+BUSYBOX = Path("/bin/busybox")
+
+
+def web_layer(text: str) -> bytes:
+    """A web server and one page; something that is no program where there is no static busybox."""
+    program = BUSYBOX.read_bytes() if BUSYBOX.exists() else b"no program"
+    return tar_of({"bin/busybox": program, "www/index.html": text.encode()}, executable=True)
+
+
+def web_container(port: int | None, **more: Any) -> dict[str, Any]:
+    """Serves the page on 8080 as an unprivileged user."""
+    body: dict[str, Any] = {
+        "command": ["/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/www"],
+        "user": "1000:1000",
+        "ports": [{"name": "web", "container": 8080} | ({"host": port, "bind": "lan"} if port else {})],
+        "mounts": [{"volume": "data", "path": "/data"}],
+        "secrets": [{"name": "password", "file": "/run/secrets/password"}],
+        "health": {"http": {"port": "web"}, "interval": 1, "timeout": 5, "retries": 3, "start_period": 15},
+        "stop_grace_secs": 1,
+    }
+    return body | more
+
+
+def web_bundle(folder: Path, name: AppName, version: str, **more: Any) -> Bundle:
+    """A bundle whose containers all run the same image, which shows the version."""
+    return make_bundle(folder, version, name=name, layer=web_layer(f"{name.id} {version}\n"), **more)
+
+
+def name_of(order: dict[str, Any]) -> AppName:
+    return AppName(order.get("publisher", "did:key:zAlice"), order.get("id", "hello"))
+
+
+def say(value: object) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+async def obey(orchestrator: Orchestrator, verb: str, order: dict[str, Any], home: Path) -> None:
+    name = name_of(order)
+    match verb:
+        case "install":
+            containers = order.get("containers") or {"web": web_container(order.get("port", 18080))}
+            more = {"volumes": {"data": {"owner": "1000:1000"}}} | order.get("manifest", {})
+            bundle = web_bundle(home / "bundles", name, order["version"], containers=containers, **more)
+            if order.get("spoil") == "config":
+                image = bundle.manifest.containers["web"].image
+                assert image is not None
+                blob = bundle.layout("web") / "blobs" / "sha256" / image.platforms[0].config[7:]
+                blob.write_bytes(blob.read_bytes().replace(b"linux", b"xunil"))
+            status = await orchestrator.install(bundle, report=lambda progress: say({"phase": progress.phase}))
+            say(status.to_json())
+        case "start":
+            say((await orchestrator.start(name)).to_json())
+        case "stop":
+            say((await orchestrator.stop(name)).to_json())
+        case "uninstall" | "purge":
+            await orchestrator.uninstall(name, purge=verb == "purge")
+            say({"gone": name.slug})
+        case "status":
+            say([status.to_json() for status in await orchestrator.status()])
+        case "logs":
+            say(await orchestrator.logs(name, lines=50))
+        case "settle":
+            async with trio.open_nursery() as nursery:
+                await orchestrator.tick(nursery)
+            say([list(map(str, item)) for item in orchestrator.installed()])
+        case "watch":
+            async with trio.open_nursery() as nursery:
+                await nursery.start(orchestrator.run)
+                say({"watching": os.getpid()})
+
+
+async def main(verb: str, order: dict[str, Any]) -> int:
+    home = Path(order.get("home") or Path.home() / "archy")
+    tick = float(order.get("tick", 30))
+    settings = Settings(home / "state.db", home / "data", default_unit_dir(), tick_seconds=tick)
+    try:
+        if verb == "preflight":
+            say([finding.to_json() for finding in await preflight()])
+            return 0
+        async with open_orchestrator(settings) as orchestrator:
+            await obey(orchestrator, verb, order, Path.home())
+    except Problem as problem:
+        say({"problem": problem.kind, "text": str(problem)})
+        return problem.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(trio.run(main, sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}))
