@@ -158,7 +158,8 @@ async def _acquire(node: Node, release: Release, report: Report) -> AcquiredBund
         if progress.step in (AcquireStep.FETCH, AcquireStep.DONE):
             report({"phase": "fetch", **progress.to_json()})
 
-    with Fetcher(node.store, node.sources(release.origins), node.addresses) as fetcher:
+    publisher = release.app.publisher
+    with Fetcher(node.store, node.sources(release.origins), node.addresses, publisher=publisher) as fetcher:
         return await acquire(release, fetcher, node.store, node.home.bundles, arch=local_arch(), on_progress=told)
 
 

@@ -71,7 +71,7 @@ class Node:
         """Where blobs may come from: what the publisher signed, then the operator's own peers."""
         return (
             *(Source(url, SourceKind.ORIGIN) for url in origins),
-            *(Source(url, SourceKind.PEER) for url in self.config.peers),
+            *(Source(url, SourceKind.PEER, configured=True) for url in self.config.peers),
         )
 
     @property

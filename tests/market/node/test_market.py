@@ -30,7 +30,7 @@ class Operator:
         self.home = Home(folder / "home")
         self.home.create()
         self.machine = Pretended(folder / "machine")
-        self.findings = GOOD_MACHINE
+        self.findings: tuple[Finding, ...] = GOOD_MACHINE
         self.told: list[Mapping[str, Any]] = []
         self.do(("relays.add", {"url": relay}), ("config", {"assignments": ["allow_private_origins=true"]}))
 

@@ -59,7 +59,7 @@ async def test_cancelled_operation_says_so(nursery: trio.Nursery) -> None:
     operations = Operations(nursery)
 
     async def forever(_: Report) -> Mapping[str, Any]:
-        await trio.sleep_forever()
+        await trio.Event().wait()
         return {}
 
     id_ = operations.start("forever", forever)
