@@ -8,6 +8,7 @@ version=${1:-} out=${2:-}
 case $version in *[!A-Za-z0-9._-]*) echo "build.sh: not a version: $version" >&2; exit 2 ;; esac
 [ ! -e "$out" ] || { echo "build.sh: $out exists; name a folder that does not" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
+case $out in /*) ;; *) out=$PWD/$out ;; esac
 busybox=${BUSYBOX:-/bin/busybox}
 for needed in podman python3 "$busybox"; do
     command -v "$needed" >/dev/null || { echo "build.sh: $needed is missing (Debian: apt-get install podman python3 busybox-static)" >&2; exit 4; }
