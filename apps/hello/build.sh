@@ -28,6 +28,7 @@ trap 'clean; exit 143' TERM
 
 cp -r "$here/image" "$work/context"
 cd "$work/context"
+mkdir -p base/bin
 cp "$busybox" base/bin/busybox
 for applet in sh httpd cat mv sed tr sha256sum; do ln -s busybox "base/bin/$applet"; done
 mkdir -p owned/data ballast version/etc
