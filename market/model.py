@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, overload
 
 from apps.names import PIECE_SIZE, AppName, BlobRef, Digest
 
@@ -16,6 +17,7 @@ __all__ = [
     "Attestation",
     "BlobRef",
     "Digest",
+    "Edges",
     "Flag",
     "FlagKind",
     "Listing",
@@ -106,13 +108,71 @@ class Attestation:
     value: int
     made: int
     expires: int | None = None
+    note: str = ""
+    """A sentence of the voter's, already without control characters."""
+
+
+class Edges(Sequence[tuple[str, str]]):
+    """Pairs of people kept as integers: edge i leads from `people[sources[i]]` to `people[targets[i]]`.
+
+    Reads like a sequence of names; 2e7 edges take 160 MB, where pairs of strings would take thirty times that.
+    `people` holds each name once, sorted; `sources` and `targets` are arrays of 32-bit integers of one length.
+    """
+
+    __slots__ = ("people", "sources", "targets")
+
+    def __init__(self, people: tuple[str, ...], sources: array[int], targets: array[int]) -> None:
+        if len(sources) != len(targets) or (sources.itemsize, targets.itemsize) != (4, 4):
+            raise ValueError("sources and targets are arrays of 32-bit integers of one length")
+        self.people = people
+        self.sources = sources
+        self.targets = targets
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, str]]) -> Edges:
+        """From pairs of names; returns `pairs` itself when it is made of integers already."""
+        if isinstance(pairs, Edges):
+            return pairs
+        listed = list(pairs)
+        people = tuple(sorted({person for pair in listed for person in pair}))
+        ids = {person: number for number, person in enumerate(people)}
+        return cls(people, array("i", (ids[a] for a, _ in listed)), array("i", (ids[b] for _, b in listed)))
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, str]: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[tuple[str, str], ...]: ...
+    def __getitem__(self, index: int | slice) -> tuple[str, str] | tuple[tuple[str, str], ...]:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        return self.people[self.sources[index]], self.people[self.targets[index]]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Sequence)
+            and len(self) == len(other)
+            and all(a == b for a, b in zip(self, other, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # as every mutable sequence: arrays can not be hashed
+
+    def __repr__(self) -> str:
+        return f"Edges({len(self.people)} people, {len(self)} edges)"
 
 
 @dataclass(frozen=True, slots=True)
 class TrustEvidence:
     """What the index knows about who speaks for whom. People are named as in `Attestation.voter`."""
 
-    follows: tuple[tuple[str, str], ...]
+    follows: Sequence[tuple[str, str]]
+    """Follows and explicit trust. `Edges` where there are many."""
     attestations: tuple[Attestation, ...]
     bound: Mapping[str, str]
     """Hex Nostr key -> DID, only where the two-way binding holds (R-TR6)."""
+    mutes: Sequence[tuple[str, str]] = ()
+    """Mutes and explicit distrust: each takes away the edge between the same two people, and nothing else."""
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """What was left out before this, counted by reason."""

@@ -21,6 +21,16 @@ DOCUMENT_KIND: Final = 30078
 """NIP-78: application data, addressable by (pubkey, kind, d)."""
 FOLLOW_KIND: Final = 3
 """NIP-02."""
+MUTE_KIND: Final = 10_000
+"""NIP-51: the mute list. Only its public entries can be read by others."""
+SET_KIND: Final = 30_000
+"""NIP-51: a named set of people. Clients keep all kinds of sets, so that only names with a clear meaning count."""
+
+TRUST_SETS: Final = ("archy-trust",)
+DISTRUST_SETS: Final = ("archy-distrust", "mute")
+LIST_KINDS: Final = frozenset({FOLLOW_KIND, MUTE_KIND, SET_KIND})
+TRUSTING_LISTS: Final = frozenset({f"{FOLLOW_KIND}", *(f"{SET_KIND}:{name}" for name in TRUST_SETS)})
+DISTRUSTING_LISTS: Final = frozenset({f"{MUTE_KIND}", *(f"{SET_KIND}:{name}" for name in DISTRUST_SETS)})
 
 MAX_EVENT_SIZE: Final = 64 * 1024
 """Bytes; what relays commonly accept, and the bound nostr-sdk's relay enforces."""
@@ -84,6 +94,14 @@ class Filter(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.limit is not None:
             found["limit"] = self.limit
         return found
+
+
+def list_name(event: Event) -> str | None:
+    """Which of its author's lists the event replaces: `KIND` or `KIND:NAME`; None if it is none that counts."""
+    if event.kind in (FOLLOW_KIND, MUTE_KIND):
+        return str(event.kind)
+    name = f"{event.kind}:{next(iter(event.tag('d')), '')}"
+    return name if event.kind == SET_KIND and name in TRUSTING_LISTS | DISTRUSTING_LISTS else None
 
 
 class SchnorrSigner(Protocol):

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from apps.names import AppName
-from market.discovery import reading
+from market.discovery import circle_rows, reading
 from market.discovery.ingest import Candidate, Verified, Writing, open_claim, verify_candidate
 from market.discovery.reasons import Outcome
 from market.discovery.schema import connect, faults_of, migrate, transaction
@@ -100,7 +100,12 @@ class Index:
     def people_of_interest(self, seeds: Iterable[str], limit: int) -> list[str]:
         """Hex Nostr keys whose follow lists matter, the seeds first."""
         with self._reading() as db:
-            return reading.people_of_interest(db, seeds, limit)
+            return circle_rows.people_of_interest(db, seeds, limit)
+
+    def follows_of(self, pubkey: str) -> list[str]:
+        """Hex Nostr keys of those whom this key follows or trusts, as far as its lists are known."""
+        with self._reading() as db:
+            return circle_rows.list_of(db, pubkey)
 
     def lags(self) -> dict[str, int]:
         """For each relay, of how many apps it showed an older head than the newest one known."""

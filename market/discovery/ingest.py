@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from apps.names import AppName
-from market.discovery import rows
+from market.discovery import circle_rows, rows
 from market.discovery.checks import (
     MAX_AHEAD,
     Accept,
@@ -26,15 +26,12 @@ from market.discovery.checks import (
     judge,
 )
 from market.discovery.documents import HeadDocument, ManifestDocument, ReleaseDocument, RevokeDocument, number_of
-from market.discovery.events import FOLLOW_KIND, Event, verify
+from market.discovery.events import LIST_KINDS, Event, list_name, verify
 from market.discovery.reasons import Fate, Outcome, Reason, Refusal, SetAside
 from market.identity.history import Folded, KeyHistory
 
 MAX_REVISITED: Final = 500
 """Events looked at again in one transaction because their time has come; the rest waits for the next."""
-
-MAX_FOLLOWS: Final = 5000
-"""Keys in one follow list; 64 KiB hold fewer than a thousand, so this only matters if that bound ever grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,7 @@ class Verified:
     event: Event
     relay: str
     claim: Claim | Refusal | None = None
-    """None when no document was opened: a follow list, or an event that was stored already."""
+    """None when no document was opened: a list of people, or an event that was stored already."""
 
 
 def verify_candidate(candidate: Candidate) -> Refusal | None:
@@ -63,7 +60,7 @@ def verify_candidate(candidate: Candidate) -> Refusal | None:
 def open_claim(candidate: Candidate) -> Verified:
     """Canonical form, members and proof of an event that is genuine and new. CPU only."""
     event = candidate.event
-    if event.kind == FOLLOW_KIND:
+    if event.kind in LIST_KINDS:
         return Verified(event, candidate.relay)
     return Verified(event, candidate.relay, check_document(event))
 
@@ -98,8 +95,8 @@ class Writing:
             rows.note_relay(self.db, one.event.id, one.relay)
             rows.note_served_again(self.db, one.relay, one.event.id)
             return Outcome(Fate.KNOWN)
-        if one.event.kind == FOLLOW_KIND:
-            return self._follow_list(one.event, one.relay)
+        if one.event.kind in LIST_KINDS:
+            return self._people_list(one.event, one.relay)
         claim = one.claim or check_document(one.event)  # it was known, and went since
         return claim.outcome if isinstance(claim, Refusal) else self._document(claim, one)
 
@@ -163,13 +160,18 @@ class Writing:
                 rows.prune_older(self.db, document, mark)
         return Outcome(Fate.ACCEPTED)
 
-    def _follow_list(self, event: Event, relay: str) -> Outcome:
+    def _people_list(self, event: Event, relay: str) -> Outcome:
+        name = list_name(event)
+        if name is None:
+            return Outcome(Fate.REFUSED, Reason.UNMATCHED, "a set of people that was not asked for")
         if event.created_at > self.now + MAX_AHEAD:
             person = f"nostr:{event.pubkey}"
             rows.set_aside(self.db, event, relay, person, event.created_at - MAX_AHEAD)
             return Outcome(Fate.ASIDE, Reason.FUTURE)
-        if not rows.replace_follows(self.db, event, MAX_FOLLOWS):
-            return Outcome(Fate.REFUSED, Reason.ROLLBACK, "an older follow list")
+        replaced = circle_rows.replace_list(self.db, event, name)
+        if replaced is None:
+            return Outcome(Fate.REFUSED, Reason.ROLLBACK, "an older list")
+        rows.drop_event(self.db, replaced)
         rows.store_event(self.db, event, relay)
         return Outcome(Fate.ACCEPTED)
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
 from apps.names import AppName, Digest
-from market.discovery import rows
+from market.discovery import circle_rows, rows
 from market.discovery.checks import Mark
 from market.discovery.documents import (
     AttestDocument,
@@ -109,7 +108,7 @@ def bound_keys(db: sqlite3.Connection, did: str) -> tuple[str, ...]:
 
 
 def evidence(db: sqlite3.Connection) -> TrustEvidence:
-    """Follow edges, votes and bindings. A Nostr key that two publishers carry counts for the one seen first."""
+    """Edges between people, votes and bindings. A Nostr key that two publishers carry counts for the one seen first."""
     bound: dict[str, str] = {}
     named: dict[str, frozenset[str]] = {}
     for did, pubkey in db.execute("SELECT did, pubkey FROM bindings ORDER BY seen").fetchall():
@@ -117,23 +116,8 @@ def evidence(db: sqlite3.Connection) -> TrustEvidence:
             named[did] = _latest_nostr(db, did)
         if pubkey in named[did]:
             bound.setdefault(pubkey, did)
-    edges = db.execute("SELECT author, target FROM follows ORDER BY author, target").fetchall()
-    follows = tuple((_person(author, bound), _person(target, bound)) for author, target in edges)
-    return TrustEvidence(follows=follows, attestations=tuple(_attestations(db)), bound=bound)
-
-
-def people_of_interest(db: sqlite3.Connection, seeds: Iterable[str], limit: int) -> list[str]:
-    """Hex keys whose follow lists matter: the seeds, bound publishers, and whom they follow, at most `limit`."""
-    found = dict.fromkeys(seeds)
-    found.update(
-        dict.fromkeys(row[0] for row in db.execute("SELECT pubkey FROM bindings ORDER BY seen LIMIT ?", (limit,)))
-    )
-    for author in list(found):
-        if len(found) >= limit:
-            break
-        for (target,) in db.execute("SELECT target FROM follows WHERE author = ? ORDER BY target", (author,)):
-            found.setdefault(target)
-    return list(found)[:limit]
+    follows, mutes, ignored = circle_rows.edges(db)
+    return TrustEvidence(follows, tuple(_attestations(db)), bound, mutes, ignored)
 
 
 def lags(db: sqlite3.Connection) -> dict[str, int]:
@@ -242,10 +226,6 @@ def _latest_nostr(db: sqlite3.Connection, did: str) -> frozenset[str]:
         (did,),
     ).fetchone()
     return frozenset(msgspec.json.decode(row[0])["nostr"]) if row else frozenset()
-
-
-def _person(pubkey: str, bound: dict[str, str]) -> str:
-    return bound.get(pubkey, f"nostr:{pubkey}")
 
 
 def _attestations(db: sqlite3.Connection) -> list[Attestation]:

@@ -274,25 +274,6 @@ def take_due(db: sqlite3.Connection, now: float, limit: int) -> Iterator[tuple[E
         yield msgspec.json.decode(raw, type=Event), relay
 
 
-def replace_follows(db: sqlite3.Connection, event: Event, limit: int) -> bool:
-    """Store the author's newest follow list (NIP-02); whether it was newer than the one before."""
-    before = db.execute("SELECT created_at, event_id FROM follow_lists WHERE author = ?", (event.pubkey,)).fetchone()
-    # NIP-01: of two replaceable events with one time the lower id stays.
-    if before and (before[0], event.id) >= (event.created_at, before[1]):
-        return False
-    if before:
-        drop_event(db, before[1])
-    targets = list(dict.fromkeys(target for target in event.tag("p") if _is_key(target)))[:limit]
-    db.execute("DELETE FROM follows WHERE author = ?", (event.pubkey,))
-    db.executemany("INSERT INTO follows VALUES (?, ?)", [(event.pubkey, target) for target in targets])
-    db.execute("INSERT OR REPLACE INTO follow_lists VALUES (?, ?, ?)", (event.pubkey, event.created_at, event.id))
-    return True
-
-
-def _is_key(text: str) -> bool:
-    return len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)
-
-
 def note_served(db: sqlite3.Connection, relay: str, did: str, app: str, mark: Mark) -> None:
     """R-DS8: the newest head that this relay has shown for the app."""
     db.execute(

@@ -63,6 +63,18 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         relay TEXT, did TEXT, app TEXT, keys INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (relay, did, app)
     ) WITHOUT ROWID;
     """,
+    # Lists of people with integer ids. The lists of schema 1 are forgotten whole, so that relays bring them again.
+    """
+    CREATE TABLE people (id INTEGER PRIMARY KEY, pubkey BLOB NOT NULL UNIQUE, named INTEGER NOT NULL DEFAULT 0);
+    CREATE TABLE people_lists (
+        id INTEGER PRIMARY KEY, author INTEGER NOT NULL, list TEXT NOT NULL, created_at INTEGER NOT NULL,
+        event_id TEXT NOT NULL, targets BLOB NOT NULL, left_out INTEGER NOT NULL, UNIQUE (author, list)
+    );
+    DELETE FROM event_relays WHERE event_id IN (SELECT event_id FROM follow_lists);
+    DELETE FROM events WHERE id IN (SELECT event_id FROM follow_lists);
+    DROP TABLE follows;
+    DROP TABLE follow_lists;
+    """,
 )
 
 

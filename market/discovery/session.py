@@ -17,7 +17,16 @@ from msgspec.structs import replace
 from market.discovery import frames
 from market.discovery.checks import check_frame
 from market.discovery.documents import TYPES
-from market.discovery.events import DOCUMENT_KIND, FOLLOW_KIND, Event, Filter
+from market.discovery.events import (
+    DISTRUST_SETS,
+    DOCUMENT_KIND,
+    FOLLOW_KIND,
+    MUTE_KIND,
+    SET_KIND,
+    TRUST_SETS,
+    Event,
+    Filter,
+)
 from market.discovery.reasons import Reason, Refusal
 
 PAGE: Final = 500
@@ -261,8 +270,12 @@ def live_questions(people: Sequence[str]) -> tuple[Filter, ...]:
 
 
 def follow_questions(people: Sequence[str]) -> tuple[Filter, ...]:
-    """The follow lists of these hex keys (NIP-02)."""
-    return tuple(
-        Filter(kinds=(FOLLOW_KIND,), authors=tuple(people[start : start + AUTHORS_PER_QUESTION]))
-        for start in range(0, len(people), AUTHORS_PER_QUESTION)
+    """The lists of people of these hex keys (NIP-02, NIP-51): whom they follow, trust, mute and distrust."""
+    authors = [
+        tuple(people[start : start + AUTHORS_PER_QUESTION]) for start in range(0, len(people), AUTHORS_PER_QUESTION)
+    ]
+    sets = {"d": (*TRUST_SETS, *DISTRUST_SETS)}
+    return (
+        *(Filter(kinds=(FOLLOW_KIND, MUTE_KIND), authors=some) for some in authors),
+        *(Filter(kinds=(SET_KIND,), authors=some, tags=sets) for some in authors),
     )

@@ -1,0 +1,92 @@
+"""Lists of people (NIP-02, NIP-51): which count, what they replace, and what stays when they go."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from market.discovery import Fate, Index, Reason
+from market.discovery.events import Event, sign_event
+from tests.market.discovery.publishers import NOW, NostrKey, from_relay
+
+ADA, BEN, EVE = NostrKey(), NostrKey(), NostrKey()
+
+
+def people_list(
+    author: NostrKey, *named: str, kind: int = 3, name: str | None = None, made: int = NOW, p: str = "p"
+) -> Event:
+    tags = [[p, key] for key in named]
+    return sign_event(
+        author, created_at=made, kind=kind, tags=[["d", name], *tags] if name is not None else tags, content=""
+    )
+
+
+def person(key: NostrKey) -> str:
+    return f"nostr:{key.nostr_pubkey}"
+
+
+def take(index: Index, *events: Event) -> list[Fate]:
+    return [outcome.fate for outcome in index.ingest(from_relay(*events))]
+
+
+def test_follows_and_explicit_trust_are_edges_and_mutes_and_distrust_are_kept_apart(index: Index) -> None:  # R-TR1
+    ben, eve = BEN.nostr_pubkey, EVE.nostr_pubkey
+    take(
+        index,
+        people_list(ADA, ben),
+        people_list(ADA, eve, kind=30_000, name="archy-trust"),
+        people_list(BEN, eve, kind=10_000),
+        people_list(EVE, ben, kind=30_000, name="archy-distrust"),
+        people_list(BEN, ADA.nostr_pubkey, kind=30_000, name="mute"),
+    )
+    found = index.evidence()
+    assert set(found.follows) == {(person(ADA), person(BEN)), (person(ADA), person(EVE))}
+    assert set(found.mutes) == {(person(BEN), person(EVE)), (person(EVE), person(BEN)), (person(BEN), person(ADA))}
+
+
+def test_a_set_of_people_without_a_known_meaning_is_no_trust(index: Index) -> None:
+    # Sets called "spammers" and "mute" exist; following somebody into one is no vote for them.
+    [outcome] = index.ingest(from_relay(people_list(ADA, BEN.nostr_pubkey, kind=30_000, name="spammers")))
+    assert (outcome.fate, outcome.reason) == (Fate.REFUSED, Reason.UNMATCHED)
+    assert index.evidence().follows == ()
+
+
+def test_each_list_is_replaced_by_its_own_kind_and_name_only(index: Index) -> None:
+    ben, eve = BEN.nostr_pubkey, EVE.nostr_pubkey
+    take(index, people_list(ADA, ben), people_list(ADA, eve, kind=30_000, name="archy-trust"))
+    assert take(index, people_list(ADA, made=NOW + 1), people_list(ADA, ben, made=NOW)) == [Fate.ACCEPTED, Fate.REFUSED]
+    assert index.evidence().follows == ((person(ADA), person(EVE)),)
+
+
+def test_entries_that_name_nobody_oneself_or_somebody_twice_are_counted_and_left_out(index: Index) -> None:
+    ben = BEN.nostr_pubkey
+    take(index, people_list(ADA, ben, ben, ADA.nostr_pubkey, "not hex", "AB" * 32, ben[:-1]))
+    found = index.evidence()
+    assert found.follows == ((person(ADA), person(BEN)),)
+    assert list(found.ignored.values()) == [5]
+
+
+def test_a_list_that_is_rewritten_for_ever_leaves_no_trace_of_whom_it_named(index: Index, tmp_path: Path) -> None:
+    # R-DS10: otherwise anybody who is followed could fill the disk with keys that he makes up.
+    for turn in range(20):
+        made_up = [f"{turn:032x}{number:032x}" for number in range(50)]
+        take(index, people_list(ADA, *made_up, made=NOW + turn))
+    with sqlite3.connect(tmp_path / "market.db") as db:
+        (people,) = db.execute("SELECT count(*) FROM people").fetchone()
+    assert people == 51
+
+
+def test_whom_somebody_follows_is_read_back_by_key(index: Index) -> None:
+    take(index, people_list(ADA, BEN.nostr_pubkey, EVE.nostr_pubkey))
+    assert index.follows_of(ADA.nostr_pubkey) == sorted([BEN.nostr_pubkey, EVE.nostr_pubkey])
+    assert index.follows_of(EVE.nostr_pubkey) == []
+
+
+@pytest.mark.parametrize("entries", [0, 1, 700])
+def test_lists_of_any_length_are_read_as_they_were_written(index: Index, entries: int) -> None:
+    named = sorted(f"{number:064x}" for number in range(1, entries + 1))
+    take(index, people_list(ADA, *named))
+    assert index.follows_of(ADA.nostr_pubkey) == named
+    assert len(index.evidence().follows) == entries
