@@ -95,7 +95,7 @@ def test_killed_in_mid_fetch_and_asked_again_it_resumes(square: Square) -> None:
     done = square.archy("op", "install", "hello", "--yes")
     fetched = sum(source["bytes"] for source in done["fetch"]["sources"])
     assert done["fetch"]["resumed"] >= 1024 * 1024
-    assert fetched + done["fetch"]["resumed"] + done["fetch"]["already_here"] >= 66 * 1024 * 1024
+    assert fetched + done["fetch"]["resumed"] + done["fetch"]["already_here"] >= 65 * 1024 * 1024
     assert square.status()["version"] == "1.0.0"
 
 
