@@ -22,6 +22,7 @@ __all__ = [
     "FlagKind",
     "Listing",
     "Release",
+    "SignedBy",
     "TrustEvidence",
 ]
 
@@ -61,6 +62,17 @@ class Release:
     """Base URLs; a blob is at `<origin>/blobs/<digest>`."""
     source: str = ""
     channel: str = "stable"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedBy:
+    """Whose key signed a release: what is compared when a newer one arrives."""
+
+    publisher: str
+    keys: int
+    """`seq` of the entry of the publisher's key history that it was signed under."""
+    key: str
+    """The release key, multibase (z6Mk...)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from apps.names import Digest
 from market.discovery.events import DISTRUSTING_LISTS, TRUSTING_LISTS, Event
-from market.model import Edges
+from market.model import Edges, SignedBy
 
 MAX_ENTRIES: Final = 5000
 """People in one list; 64 KiB hold fewer than a thousand, so this only matters if that bound ever grows."""
@@ -67,6 +68,15 @@ def edges(db: sqlite3.Connection) -> tuple[Edges, Edges, dict[str, int]]:
     (left_out,) = db.execute("SELECT coalesce(sum(left_out), 0) FROM people_lists").fetchone()
     ignored = {"entries of lists that name nobody, twice, themselves or too many": left_out} if left_out else {}
     return _edges(db, people, place, TRUSTING_LISTS), _edges(db, people, place, DISTRUSTING_LISTS), ignored
+
+
+def signed_by(db: sqlite3.Connection, release: Digest) -> SignedBy | None:
+    """Who signed the release, if it is known and not merely kept as a proof."""
+    row = db.execute(
+        "SELECT did, keys, signer FROM documents WHERE digest = ? AND type = 'release' AND NOT proof_only",
+        (release.hex,),
+    ).fetchone()
+    return SignedBy(*row) if row else None
 
 
 def list_of(db: sqlite3.Connection, pubkey: str) -> list[str]:

@@ -142,6 +142,7 @@ class AttestDocument(Signed, frozen=True, kw_only=True):
     kind: AttestKind
     value: Annotated[int, Meta(ge=-100, le=100)]
     expires: UnixSeconds | UnsetType = UNSET
+    note: Annotated[str, Meta(min_length=1, max_length=280, pattern=_PLAIN)] | UnsetType = UNSET
 
 
 class RevokeDocument(Signed, frozen=True, kw_only=True):
@@ -287,4 +288,5 @@ def to_attestation(document: AttestDocument) -> Attestation:
         value=document.value,
         made=document.made,
         expires=None if document.expires is UNSET else document.expires,
+        note="" if document.note is UNSET else document.note,
     )

@@ -16,14 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from apps.names import AppName
+from apps.names import AppName, Digest
 from market.discovery import circle_rows, reading
 from market.discovery.ingest import Candidate, Verified, Writing, open_claim, verify_candidate
 from market.discovery.reasons import Outcome
 from market.discovery.schema import connect, faults_of, migrate, transaction
 from market.errors import EnvironmentLacks, UsageProblem
 from market.identity.history import KeyHistory
-from market.model import Listing, Release, TrustEvidence
+from market.model import Listing, Release, SignedBy, TrustEvidence
 
 MAX_RELAY_URL: Final = 255
 """Characters; the bound that identity documents set for write relays too."""
@@ -101,6 +101,11 @@ class Index:
         """Hex Nostr keys whose follow lists matter, the seeds first."""
         with self._reading() as db:
             return circle_rows.people_of_interest(db, seeds, limit)
+
+    def signed_by(self, release: Digest) -> SignedBy | None:
+        """Who signed a release, and under which entry of the publisher's key history; None for an unknown one."""
+        with self._reading() as db:
+            return circle_rows.signed_by(db, release)
 
     def follows_of(self, pubkey: str) -> list[str]:
         """Hex Nostr keys of those whom this key follows or trusts, as far as its lists are known."""

@@ -117,9 +117,13 @@ def sign_attestation(
     kind: AttestKind,
     value: int,
     expires: int | None = None,
+    note: str = "",
     now: float,
 ) -> dict[str, Any]:
-    """This identity's word on one release; it replaces the one before. `value` -100..100, `expires` in Unix seconds."""
+    """This identity's word on one release; it replaces the one before. `value` -100..100, `expires` in Unix seconds.
+
+    `note` is a sentence of at most 280 characters for people. Raises BadDocument for one that is longer or not plain.
+    """
     body: dict[str, Any] = {
         "about": {"publisher": app.publisher, "id": app.id},
         "subject": subject.hex,
@@ -128,6 +132,8 @@ def sign_attestation(
     }
     if expires is not None:
         body["expires"] = expires
+    if note:
+        body["note"] = note
     return _signed(keyring, "attest", subject.hex, body, now)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from market.discovery import Fate, Index, Reason
+from market.discovery import Fate, Index, Reason, sign_attestation
 from market.discovery.events import Event, sign_event
-from tests.market.discovery.publishers import NOW, NostrKey, from_relay
+from market.identity.forms import BadDocument
+from market.model import AttestKind, Digest
+from tests.market.discovery.publishers import NOW, NostrKey, Publisher, from_relay
 
 ADA, BEN, EVE = NostrKey(), NostrKey(), NostrKey()
 
@@ -90,3 +93,27 @@ def test_lists_of_any_length_are_read_as_they_were_written(index: Index, entries
     take(index, people_list(ADA, *named))
     assert index.follows_of(ADA.nostr_pubkey) == named
     assert len(index.evidence().follows) == entries
+
+
+def test_a_vote_carries_a_plain_note_and_no_other(index: Index, alice: Publisher, mallory: Publisher) -> None:
+    signed = alice.release()
+
+    def word(note: str) -> dict[str, Any]:
+        kind = AttestKind.REVIEWED
+        return sign_attestation(mallory.keyring, signed.app, signed.digest, kind=kind, value=80, note=note, now=NOW)
+
+    take(index, *mallory.events(*mallory.keyring.documents, word("Read all of it.")))
+    assert [vote.note for vote in index.evidence().attestations] == ["Read all of it."]
+    for hostile in ("\x1b[2J", "\u202eevil", "x" * 281):
+        with pytest.raises(BadDocument):
+            word(hostile)
+
+
+def test_who_signed_a_release_is_known_by_key_and_history_entry(index: Index, alice: Publisher) -> None:
+    signed = alice.release()
+    take(index, *alice.events(*signed.documents))
+    found = index.signed_by(signed.digest)
+    assert found is not None
+    assert (found.publisher, found.keys) == (alice.did, 0)
+    assert found.key in alice.keyring.current.entry.keys.release
+    assert index.signed_by(Digest("00" * 32)) is None
