@@ -30,6 +30,7 @@ from orchestrator.plan import (
     RemoveNetwork,
     RemoveSecrets,
     RemoveVolume,
+    ResetFailed,
     Restart,
     Start,
     Step,
@@ -71,6 +72,8 @@ async def take(machine: Machine, step: Step, source: Source | None, names: Names
         case Restart(service, seconds):
             await machine.systemd.reset_failed((service,))
             await machine.systemd.restart((service,), seconds=seconds)
+        case ResetFailed(services):
+            await machine.systemd.reset_failed(services)
         case _:
             await _remove(machine, step)
 

@@ -7,7 +7,7 @@ by an `Absent` with `purge` (invariant 4). It never asks why it was called.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
@@ -113,6 +113,13 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
+class ResetFailed:
+    """Forget how services ended: one that is to be down or gone is not a failure that anyone has to look at."""
+
+    services: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveContainers:
     """Remove what a stopped unit left."""
 
@@ -149,6 +156,7 @@ Step: TypeAlias = (
     | StopUnits
     | Start
     | Restart
+    | ResetFailed
     | RemoveContainers
     | RemoveNetwork
     | RemoveSecrets
@@ -208,10 +216,17 @@ def _converge(
         yield WriteUnits(MappingProxyType(changed), removed)
     if changed or removed or _unloaded(app, services):
         yield DaemonReload()
+    if not want.running:
+        yield from _forget(app.services, services)
     if want.running:
         yield from _run(app, services, containers, stopped=stale)
     if seen.inventory is not None:
         yield from _collect(want, seen.inventory)
+
+
+def _forget(names: Iterable[str], services: Mapping[str, UnitState]) -> Iterator[Step]:
+    if failed := tuple(name for name in names if name in services and services[name].active == "failed"):
+        yield ResetFailed(failed)
 
 
 def stop_seconds(app: RenderedApp) -> int:
@@ -300,6 +315,7 @@ def _remove(
         yield WriteUnits(MappingProxyType({}), owned)
     if owned or any(services[service].load == "loaded" for service in known if service in services):
         yield DaemonReload()
+    yield from _forget(known, services)
     if left := tuple(sorted(c.name for c in containers if c.labels.get("archy.app") == slug)):
         yield RemoveContainers(left)
     if seen.inventory is not None:

@@ -8,6 +8,7 @@ know systemd and Podman.
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,8 @@ KEPT_GENERATIONS: Final = 2
 """The running one and the one to return to."""
 KEPT_OPERATIONS: Final = 1000
 """Closed journal entries, for people who ask what happened."""
+NO_ROOM: Final = 1 << 20
+"""Bytes of free space under which a failed write is taken for a full disk: a transaction's log is smaller."""
 
 
 class OpState(StrEnum):
@@ -329,10 +332,18 @@ class State:
         )
 
 
+def _no_room(folder: Path) -> bool:
+    """SQLite says only "disk I/O error" when its write-ahead log does not fit."""
+    try:
+        return shutil.disk_usage(folder).free < NO_ROOM
+    except OSError:
+        return False
+
+
 def _translated(error: Exception, path: Path) -> StateProblem:
     text = str(error)
     remedy = "make the folder writable for this user, or choose another home"
-    if "full" in text or "No space" in text:
+    if "full" in text or "No space" in text or _no_room(path.parent):
         remedy = f"free space on the disk that holds {path.parent}"
     elif "malformed" in text or "not a database" in text:
         remedy = f"restore {path.name} from a backup"

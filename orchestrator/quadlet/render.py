@@ -161,10 +161,9 @@ def _labels(names: Names) -> list[tuple[str, str]]:
 
 def _network(manifest: Manifest, names: Names, target: Target) -> UnitFile:
     lines = [("NetworkName", names.network), *_labels(names)]
+    lines.append(("Options", "isolate=true"))  # neither reaches other apps' bridges nor is reached from them (R-MF13)
     if manifest.permissions.internet == "none":
         lines.append(("Internal", "true"))  # reaches neither host nor internet
-    else:
-        lines.append(("Options", "isolate=true"))  # not reached from other apps' bridges (R-MF13)
     checked = tuple(line("Network", key, value, target.podman) for key, value in lines)
     return UnitFile(
         f"{names.network}.network",
@@ -301,6 +300,7 @@ def _service(container: Container, target: Target) -> tuple[tuple[str, str], ...
         ("RestartSec", "10"),
         ("TimeoutStartSec", str(start_timeout(container))),
         ("TimeoutStopSec", str(container.stop_grace_secs + STOP_MARGIN)),
+        ("SuccessExitStatus", "143"),  # ended by the SIGTERM of a stop
     ]
     limits = container.resources
     if limits.memory is not None:
