@@ -33,14 +33,16 @@ def up(session: Session) -> None:
 
 @click.command()
 @json_option
-@click.pass_obj
-def ps(session: Session) -> None:
+@click.pass_context
+def ps(context: click.Context) -> None:
     """Installed apps, as they are now. Exit code 5 when one that should run does not."""
+    session: Session = context.obj
     result = session.call("ps")
     session.show(result, _ps_text)
     down = [a["id"] for a in result["apps"] if a["desired"] == "running" and not a["state"].startswith("running")]
-    if down:
-        raise NotRunning(f"should run and does not: {', '.join(down)}", remedy="`archy logs APP` says why")
+    if down and not session.as_json:
+        click.echo(f"archy: should run and does not: {safe(', '.join(down))}; `archy logs APP` says why", err=True)
+    context.exit(NotRunning.exit_code if down else 0)
 
 
 def _ps_text(result: Mapping[str, Any]) -> str:
