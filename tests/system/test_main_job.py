@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.lab import SOURCE, Base, Node
+from tests.system.lab import SOURCE, Base, Node, NodeProcess
 
 RELAY = "127.0.0.1:7447"
 ORIGIN = "127.0.0.1:8480"
@@ -24,15 +24,22 @@ class Square:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        node.popen(["archy", "--home", "relay", "relay", "run", "--listen", RELAY]).wait_output("ws://", 60)
+        self.servers: list[NodeProcess] = []
         self.did = self.archy("pub", "id", "init")["did"]
         for version in ("1.0.0", "1.1.0"):
             self.build(version)
-        self.origin(SLOW_BYTES)
+        self.serve(SLOW_BYTES)
 
-    def origin(self, rate: int) -> None:
+    def serve(self, rate: int) -> None:
+        """Relay and origin, started anew: a reboot ends them."""
+        for server in self.servers:
+            server.kill()
+        relay = self.node.popen(["archy", "--home", "relay", "relay", "run", "--listen", RELAY])
         argv = ["archy-python", "-m", "tests.fakes.blob_servers", "--root", "www", "--listen", ORIGIN]
-        self.node.popen([*argv, "--rate", str(rate)]).wait_output("http://", 60)
+        origin = self.node.popen([*argv, "--rate", str(rate)])
+        relay.wait_output("ws://", 60)
+        origin.wait_output("http://", 60)
+        self.servers = [relay, origin]
 
     def build(self, version: str) -> None:
         """The image and the folder of this version."""
@@ -160,7 +167,7 @@ def test_uninstalled_it_leaves_no_orphan_and_keeps_its_data(square: Square) -> N
 
 
 def test_killed_in_mid_install_and_started_again_it_is_whole(square: Square, lab_base: Base) -> None:  # chaos 1, 3
-    square_again(square)
+    square.serve(500_000_000)
     for phase in ("import", "write", "start"):
         first = square.node.popen(["archy", "--home", "op", "--progress", "always", "install", "hello", "--yes"])
         first.wait_output(rf"^install +{phase}", 60)
@@ -170,12 +177,6 @@ def test_killed_in_mid_install_and_started_again_it_is_whole(square: Square, lab
         assert square.answers()
         square.archy("op", "uninstall", "hello")
         assert not square.answers()
-
-
-def square_again(square: Square) -> None:
-    """After the reboots of earlier tests: relay and origin run again."""
-    square.node.popen(["archy", "--home", "relay", "relay", "run", "--listen", RELAY]).wait_output("ws://", 60)
-    square.origin(500_000_000)
 
 
 def test_demo_plays_directly_for_an_ordinary_user(lab_base: Base) -> None:
