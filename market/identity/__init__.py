@@ -8,9 +8,10 @@ from market.identity.canonical import (
     parse_canonical,
 )
 from market.identity.didkey import BadKey, did_of, is_did, key_of, key_text
+from market.identity.export import BadExport, Keys, export_identity, import_identity
 from market.identity.forms import BadDocument, IdentityEntry
 from market.identity.history import Folded, KeyHistory, Role, SignedEntry
-from market.identity.keyring import DamagedKey, KeyNotHere, Keyring
+from market.identity.keyring import Change, DamagedKey, KeyNotHere, Keyring
 from market.identity.ledger import DamagedLedger
 from market.identity.private_files import LaxPermissions, NoSuchFile
 from market.identity.proofs import BadProof, add_proof, verify_proof
@@ -18,8 +19,10 @@ from market.identity.proofs import BadProof, add_proof, verify_proof
 __all__ = [
     "MAX_DOCUMENT_SIZE",
     "BadDocument",
+    "BadExport",
     "BadKey",
     "BadProof",
+    "Change",
     "DamagedKey",
     "DamagedLedger",
     "Folded",
@@ -27,6 +30,7 @@ __all__ = [
     "KeyHistory",
     "KeyNotHere",
     "Keyring",
+    "Keys",
     "LaxPermissions",
     "NoSuchFile",
     "NotCanonical",
@@ -36,6 +40,8 @@ __all__ = [
     "canonical_bytes",
     "did_of",
     "document_digest",
+    "export_identity",
+    "import_identity",
     "is_did",
     "key_of",
     "key_text",

@@ -13,20 +13,22 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from coincurve import PrivateKey as SchnorrKey
 from coincurve import PublicKeyXOnly
+from msgspec import Meta
 from nacl.signing import SigningKey
 from pynostr.key import PrivateKey as NostrText
 from pynostr.key import PublicKey as NostrPublicText
 
 from apps.names import Digest
 from market.errors import EnvironmentLacks, Problem, Refused
-from market.identity.didkey import decode_private, did_of, encode_private
-from market.identity.forms import RelayText, strictly
+from market.identity.didkey import decode_private, decode_public, did_of, encode_private
+from market.identity.forms import MAX_WRITE_RELAYS, RelayText, strictly
 from market.identity.history import Folded, KeyHistory, Role, SignedEntry, identity_body
 from market.identity.ledger import Ledger
 from market.identity.private_files import NoSuchFile, read_private, require_private_folder, sync_folder, write_private
@@ -35,7 +37,8 @@ from market.identity.proofs import add_proof
 INCEPTION: Final = "inception.key"
 NOSTR: Final = "nostr.key"
 HISTORY: Final = "history.json"
-_FILE_OF: Final[Mapping[Role, str]] = {
+ROTATION: Final = "rotation.json"
+FILE_OF: Final[Mapping[Role, str]] = {
     Role.ROOT: "next-root.key",
     Role.RELEASE: "release.key",
     Role.ONLINE: "online.key",
@@ -52,6 +55,20 @@ class DamagedKey(Problem):
     """A key file or the history beside it does not hold what it should."""
 
     kind = "damaged-key"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a rotation does besides replacing the root key, which it always does."""
+
+    roles: frozenset[Role] = frozenset()
+    """Roles whose keys are made anew; all older keys of these roles lose them."""
+    nostr: bool = False
+    relays: tuple[str, ...] | None = None
+    """Write relays from now on; None keeps them."""
+    also_release: tuple[bytes, ...] = ()
+    """Raw public keys of other machines that get the role too."""
+    also_online: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +92,7 @@ class Keyring:
         """
         if folder.exists() and any(folder.iterdir()):
             raise Refused("there is an identity here already", where=str(folder), remedy="choose another --home")
-        strictly({"relays": list(relays)}, _Relays)
+        checked_relays(relays)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             staging = Path(tempfile.mkdtemp(prefix=".identity-", dir=folder.parent))
@@ -95,8 +112,12 @@ class Keyring:
 
     @classmethod
     def load(cls, folder: Path) -> Keyring:
-        """The identity in the folder. Raises LaxPermissions, NoSuchFile, DamagedKey."""
+        """The identity in the folder; a rotation that a kill cut short is finished first.
+
+        Raises LaxPermissions, NoSuchFile, DamagedKey.
+        """
         require_private_folder(folder)
+        finish_rotation(folder)
         documents = _read_history(folder / HISTORY)
         first = SignedEntry.from_document(documents[0])
         history = KeyHistory(first.entry.publisher)
@@ -104,9 +125,15 @@ class Keyring:
             history, outcome = history.fold(SignedEntry.from_document(document))
             if outcome is not Folded.ADDED:
                 raise DamagedKey(f"an entry of the history is {outcome.value}", where=str(folder / HISTORY))
-        secret = _nostr_secret(folder / NOSTR)
-        public = PublicKeyXOnly.from_secret(secret).format().hex()
-        return cls(folder, history, documents, public, Ledger(folder), SchnorrKey(secret))
+        secret = _read_nostr_key(folder / NOSTR)
+        public = nostr_public(secret)
+        if public not in history.entries[-1].entry.nostr:
+            raise DamagedKey(
+                "this is not a Nostr key of the newest history entry",
+                where=str(folder / NOSTR),
+                remedy="restore it from a backup",
+            )
+        return cls(folder, history, documents, public, Ledger(folder), secret)
 
     @property
     def did(self) -> str:
@@ -147,8 +174,47 @@ class Keyring:
         """Durably take the next seq or epoch for (kind, name) before signing. `above`: the highest known elsewhere."""
         return self.ledger.reserve(kind, name, above=above)
 
+    def rotate(self, change: Change, *, now: float, known: KeyHistory | None = None) -> Keyring:
+        """Append an entry to the key history, signed by the key that the newest one committed to.
+
+        `known` is the history as relays show it; `now` in Unix seconds. Returns the keyring as it is then. Raises
+        KeyNotHere while the next root key is offline, Refused when this folder is behind `known` (signing would fork
+        the history), EnvironmentLacks, BadDocument.
+        """
+        with self.ledger.locked():
+            fresh = Keyring.load(self.folder)
+            _refuse_fork(fresh, known)
+            rotation = fresh._rotation(change, int(now))
+            decide(self.folder, rotation)
+            return Keyring.load(self.folder)
+
+    def _rotation(self, change: Change, now: int) -> Rotation:
+        root = self._seed(Role.ROOT)
+        entry, files, keys = self.current.entry, {}, {Role.ROOT: SigningKey.generate()}
+        nostr = entry.nostr
+        for role in change.roles - {Role.ROOT}:
+            keys[role] = SigningKey.generate()
+        for role, key in keys.items():
+            files[FILE_OF[role]] = key_line(key)
+        if change.nostr:
+            secret = SchnorrKey()
+            files[NOSTR], nostr = nostr_line(secret), (nostr_public(secret),)
+        body = identity_body(
+            self.did,
+            prev=self.current,
+            next_root=keys[Role.ROOT].verify_key.encode(),
+            release=_in_force(entry.keys.release, keys.get(Role.RELEASE), change.also_release),
+            online=_in_force(entry.keys.online, keys.get(Role.ONLINE), change.also_online),
+            nostr=nostr,
+            relays=entry.relays if change.relays is None else change.relays,
+            made=max(now, entry.made + 1),
+        )
+        document = add_proof(body, root, created=now)
+        SignedEntry.from_document(document)  # what readers would refuse is not written
+        return Rotation([*self.documents, document], files)
+
     def _seed(self, role: Role) -> bytes:
-        path = self.folder / _FILE_OF[role]
+        path = self.folder / FILE_OF[role]
         try:
             seed = _ed25519_seed(path)
         except NoSuchFile as error:
@@ -160,8 +226,78 @@ class Keyring:
         return seed
 
 
+def _in_force(before: Sequence[str], new: SigningKey | None, also: Sequence[bytes]) -> tuple[bytes, ...]:
+    """A new key takes the place of every older one: a rotation is how a stolen key loses its role."""
+    kept = [decode_public(text) for text in before] if new is None else [new.verify_key.encode()]
+    return tuple(dict.fromkeys([*kept, *also]))
+
+
+def _refuse_fork(keyring: Keyring, known: KeyHistory | None) -> None:
+    for ours, theirs in zip_longest(keyring.history.entries, known.entries if known else ()):
+        if theirs is not None and (ours is None or ours.digest != theirs.digest):
+            raise Refused(
+                f"entry {theirs.entry.seq} of the history that relays show is not in this folder",
+                where=str(keyring.folder),
+                remedy="import the newest export of this identity first; rotating here would fork its history",
+            )
+
+
 class _Relays(msgspec.Struct, forbid_unknown_fields=True):
-    relays: tuple[RelayText, ...]
+    relays: Annotated[tuple[RelayText, ...], Meta(max_length=MAX_WRITE_RELAYS)]
+
+
+def checked_relays(relays: Sequence[str]) -> tuple[str, ...]:
+    """Write relays as an identity entry takes them. Raises BadDocument."""
+    return strictly({"relays": list(relays)}, _Relays).relays
+
+
+class Rotation(msgspec.Struct, forbid_unknown_fields=True):
+    """A change of keys that is decided: the whole history after it, and the whole text of each key file it writes."""
+
+    history: list[dict[str, Any]]
+    files: dict[str, str]
+
+
+def finish_rotation(folder: Path) -> None:
+    """Carry out what `rotation.json` says, if it is there.
+
+    The order of writes: that file is whole on disk before anything else changes, and goes last. A kill at any moment
+    leaves either the old identity or one that the next load finishes; doing it twice changes nothing.
+    """
+    path = folder / ROTATION
+    try:
+        rotation = msgspec.json.decode(read_private(path), type=Rotation)
+    except NoSuchFile:
+        return
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DamagedKey("not a rotation", where=str(path), remedy="restore it from a backup") from error
+    if set(rotation.files) - {INCEPTION, *FILE_OF.values(), NOSTR}:
+        raise DamagedKey("a rotation writes key files only", where=str(path), remedy="restore it from a backup")
+    for name, text in rotation.files.items():
+        write_private(folder / name, text.encode("ascii"))
+    write_private(folder / HISTORY, msgspec.json.encode(rotation.history, order="sorted"))
+    path.unlink()
+    sync_folder(folder)
+
+
+def decide(folder: Path, rotation: Rotation) -> None:
+    """From here on the rotation happens; `Keyring.load` carries it out."""
+    write_private(folder / ROTATION, msgspec.json.encode(rotation, order="sorted"))
+
+
+def key_line(key: SigningKey) -> str:
+    """The text of an Ed25519 key file."""
+    return encode_private(key.encode()) + "\n"
+
+
+def nostr_line(key: SchnorrKey) -> str:
+    """The text of a Nostr key file (NIP-19 nsec)."""
+    return str(NostrText(key.secret).nsec) + "\n"
+
+
+def nostr_public(key: SchnorrKey) -> str:
+    """x-only public key, hex."""
+    return PublicKeyXOnly.from_secret(key.secret).format().hex()
 
 
 def _write_new(folder: Path, made: int, relays: tuple[str, ...]) -> None:
@@ -174,14 +310,14 @@ def _write_new(folder: Path, made: int, relays: tuple[str, ...]) -> None:
         next_root=keys[Role.ROOT].verify_key.encode(),
         release=(keys[Role.RELEASE].verify_key.encode(),),
         online=(keys[Role.ONLINE].verify_key.encode(),),
-        nostr=(PublicKeyXOnly.from_secret(nostr.secret).format().hex(),),
+        nostr=(nostr_public(nostr),),
         relays=relays,
         made=made,
     )
     document = add_proof(body, inception.encode(), created=made)
-    for name, key in ((INCEPTION, inception), *((_FILE_OF[role], key) for role, key in keys.items())):
-        write_private(folder / name, encode_private(key.encode()).encode() + b"\n")
-    write_private(folder / NOSTR, NostrText(nostr.secret).nsec.encode() + b"\n")
+    for name, key in ((INCEPTION, inception), *((FILE_OF[role], key) for role, key in keys.items())):
+        write_private(folder / name, key_line(key).encode("ascii"))
+    write_private(folder / NOSTR, nostr_line(nostr).encode("ascii"))
     write_private(folder / HISTORY, msgspec.json.encode([document], order="sorted"))
 
 
@@ -204,11 +340,19 @@ def _ed25519_seed(path: Path) -> bytes:
         raise DamagedKey("not an Ed25519 key file", where=str(path), remedy="restore it from a backup") from None
 
 
-def _nostr_secret(path: Path) -> bytes:
+def nostr_key(text: str) -> SchnorrKey:
+    """The Nostr key of a key file's text. Raises ValueError, which never quotes the text."""
     try:
-        return bytes(NostrText.from_nsec(read_private(path).decode("ascii").strip()).raw_secret)
+        return SchnorrKey(bytes(NostrText.from_nsec(text.strip()).raw_secret))
     except (ValueError, TypeError, AttributeError, AssertionError):
         # from None: pynostr's messages could quote the text, and the text is the key.
+        raise ValueError("not a Nostr key (nsec1...)") from None
+
+
+def _read_nostr_key(path: Path) -> SchnorrKey:
+    try:
+        return nostr_key(read_private(path).decode("ascii"))
+    except ValueError:
         raise DamagedKey(
             "not a Nostr key file (nsec1...)", where=str(path), remedy="restore it from a backup"
         ) from None

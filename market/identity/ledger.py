@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -37,6 +37,12 @@ class LedgerState(msgspec.Struct, forbid_unknown_fields=True):
     numbers: dict[str, int] = {}
     times: dict[str, int] = {}
     heads: dict[str, dict[str, Any]] = {}
+    floor: int = 0
+    """Numbers up to this one may have been used by a machine whose ledger was lost; no name begins below it."""
+
+
+SKIPPED_AT_IMPORT: Final = 1000
+"""Numbers left out when a ledger comes from an export: the machine that made it may have signed that many since."""
 
 
 class Ledger:
@@ -50,7 +56,7 @@ class Ledger:
 
         def take(state: LedgerState) -> int:
             key = f"{kind}/{name}"
-            number = max(state.numbers.get(key, 0), above) + 1
+            number = max(state.numbers.get(key, 0), state.floor, above) + 1
             state.numbers[key] = number
             return number
 
@@ -70,6 +76,40 @@ class Ledger:
 
         return self._change(take)
 
+    def raise_to(self, numbers: Mapping[str, int]) -> None:
+        """Never again hand out these numbers or lower ones; keys are `<kind>/<name>`."""
+
+        def lift(state: LedgerState) -> None:
+            for key, number in numbers.items():
+                state.numbers[key] = max(state.numbers.get(key, 0), number)
+
+        if numbers:
+            self._change(lift)
+
+    def merge(self, other: LedgerState, *, skip: int = SKIPPED_AT_IMPORT) -> None:
+        """Take over another machine's record: the higher of both for every number and time, and a safe distance."""
+
+        def join(state: LedgerState) -> None:
+            for app, head in other.heads.items():
+                epoch = f"head/{app}"
+                if app not in state.heads or other.numbers.get(epoch, 0) > state.numbers.get(epoch, 0):
+                    state.heads[app] = head
+            state.floor = max(state.floor, other.floor) + skip
+            for name, number in {**other.numbers, **state.numbers}.items():
+                state.numbers[name] = max(number, other.numbers.get(name, 0)) + skip
+            for name, made in other.times.items():
+                state.times[name] = max(made, state.times.get(name, 0))
+
+        self._change(join)
+
+    def state(self) -> LedgerState:
+        """All of it, for an export."""
+        return self._read()
+
+    def apps(self) -> tuple[str, ...]:
+        """The apps for which a head was signed here."""
+        return tuple(sorted(self._read().heads))
+
     def head(self, app_id: str) -> dict[str, Any] | None:
         """The body of the last head that was signed here for the app."""
         return self._read().heads.get(app_id)
@@ -83,14 +123,15 @@ class Ledger:
         self._change(put)
 
     def _change(self, change: Callable[[LedgerState], T]) -> T:
-        with self._locked():
+        with self.locked():
             state = self._read()
             result = change(state)
             write_private(self._folder / _FILE, msgspec.json.encode(state, order="sorted"))
             return result
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Alone with the folder, across processes, for as long as the context lasts (flock(2))."""
         descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
