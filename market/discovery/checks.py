@@ -89,10 +89,15 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class AcceptIdentity:
-    """The identity document belongs to the history, which is now this; the event's key has spoken for it."""
+    """The identity document belongs to the history, which is now this.
+
+    `spoken` says whether the event's key is one that the entry names. A history proves itself whoever carries it (a
+    publisher that lost its first Nostr key carries entry 0 with its next one), but only a named key is bound by it.
+    """
 
     history: KeyHistory
     outcome: Folded
+    spoken: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +168,12 @@ def _judge_identity(claim: Claim, entry: IdentityEntry, standing: Standing, now:
         return Refusal(Reason.NO_ROLE, "not signed by the key that the entry before committed to")
     if outcome is Folded.WRONG_CHAIN:
         return Refusal(Reason.BROKEN_HISTORY, f"entry {entry.seq} continues another history")
-    if claim.event.pubkey not in entry.nostr:
-        return Refusal(Reason.UNBOUND, f"the identity does not name {claim.event.pubkey[:16]}")
     if early := _too_early(claim, now):
         return early
     if outcome is Folded.FORK:
         known = history.entries[entry.seq].digest.hex
         return Proven(Refusal(Reason.FORK, f"entry {entry.seq}"), (known, claim.digest.hex), history)
-    return AcceptIdentity(history, outcome)
+    return AcceptIdentity(history, outcome, claim.event.pubkey in entry.nostr)
 
 
 def _role(claim: Claim, entry: SignedEntry, standing: Standing) -> Refusal | None:

@@ -122,7 +122,7 @@ class Writing:
     def _accept_identity(self, claim: Claim, one: Verified, decision: AcceptIdentity) -> Outcome:
         did, seq = claim.document.publisher, number_of(claim.document)
         self._histories[did] = decision.history
-        new_binding = rows.bind(self.db, did, one.event.pubkey, one.event.id)
+        new_binding = decision.spoken and rows.bind(self.db, did, one.event.pubkey, one.event.id)
         if decision.outcome is Folded.KNOWN and not new_binding:
             return Outcome(Fate.KNOWN)
         rows.store_event(self.db, one.event, one.relay)

@@ -24,7 +24,7 @@ from market.discovery import (
     sign_revocation,
 )
 from market.discovery.events import event_id, sign_event
-from market.identity import did_of, document_digest
+from market.identity import Change, did_of, document_digest
 from market.model import AttestKind, FlagKind, Listing
 from tests.market.discovery.conftest import Clock
 from tests.market.discovery.publishers import NOW, NostrKey, Publisher, carried, from_relay
@@ -229,7 +229,8 @@ def test_a_valid_manifest_republished_under_another_nostr_key_is_refused(
     documents = alice.release().documents
     index.ingest(from_relay(*alice.events(documents[0])))
     thief = [carried(document, mallory.keyring) for document in documents]
-    assert reasons(index.ingest(from_relay(*thief))) == [Reason.UNBOUND] * 4
+    assert reasons(index.ingest(from_relay(*thief))) == [None] + [Reason.UNBOUND] * 3
+    assert index.evidence().bound == {mallory.keyring.nostr_pubkey: mallory.did, alice.keyring.nostr_pubkey: alice.did}
     assert index.ingest(from_relay(*alice.events(*documents)))[1:] == [ACCEPTED] * 3
 
 
@@ -246,13 +247,24 @@ def test_an_identity_that_claims_a_celebritys_nostr_key_does_not_inherit_its_sta
     assert index.evidence().follows == ((f"nostr:{celebrity.nostr_pubkey}", f"nostr:{'22' * 32}"),)
 
 
-def test_an_identity_that_names_only_a_celebritys_key_is_refused_from_any_other_key(
+def test_an_identity_that_names_only_a_celebritys_key_binds_nobody_when_another_key_carries_it(
     index: Index, mallory: Publisher
-) -> None:
+) -> None:  # R-TR6
     celebrity = NostrKey()
     claiming = mallory.resigned(mallory.keyring.identity_document(), "inception", nostr=[celebrity.nostr_pubkey])
-    assert reasons(index.ingest(from_relay(carried(claiming, mallory.keyring)))) == [Reason.UNBOUND]
-    assert index.identity(mallory.did) is None
+    index.ingest(from_relay(carried(claiming, mallory.keyring)))
+    assert index.evidence().bound == {}
+    digest = document_digest(claiming).hex
+    manifest = mallory.resigned(mallory.release().documents[1], identity=digest)
+    assert reasons(index.ingest(from_relay(carried(manifest, mallory.keyring)))) == [Reason.UNBOUND]
+
+
+def test_a_history_proves_itself_when_the_first_nostr_key_is_lost(index: Index, alice: Publisher) -> None:  # R-DS7
+    first = alice.keyring.identity_document()
+    rotated = alice.keyring.rotate(Change(nostr=True), now=NOW + 1)
+    outcomes = index.ingest(from_relay(carried(first, rotated), carried(rotated.identity_document(), rotated)))
+    assert outcomes == [ACCEPTED] * 2
+    assert index.evidence().bound == {rotated.nostr_pubkey: alice.did}
 
 
 def test_a_document_waits_until_its_named_nostr_key_has_carried_the_identity(index: Index, alice: Publisher) -> None:
