@@ -163,7 +163,10 @@ def _network(manifest: Manifest, names: Names, target: Target) -> UnitFile:
     lines = [("NetworkName", names.network), *_labels(names)]
     lines.append(("Options", "isolate=true"))  # neither reaches other apps' bridges nor is reached from them (R-MF13)
     if manifest.permissions.internet == "none":
-        lines.append(("Internal", "true"))  # reaches neither host nor internet
+        # Not Internal=true: netavark makes no firewall rules for an internal network, so that apps with internet reach
+        # its containers (tried, netavark 1.14). Without a default route nothing outside is reached either, and a name
+        # server that does not answer keeps aardvark-dns from carrying names, and what is hidden in them, out.
+        lines += [("Options", "no_default_route=1"), ("DNS", "127.0.0.1")]
     checked = tuple(line("Network", key, value, target.podman) for key, value in lines)
     return UnitFile(
         f"{names.network}.network",
