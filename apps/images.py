@@ -71,9 +71,9 @@ class ImageIndex:
         if index.to_bytes() != raw:
             raise _refused("not in canonical form", where)
         meanings: dict[str, BlobRef] = {}
-        for sha256, ref in index.blobs():
-            if meanings.setdefault(sha256, ref) != ref:
-                raise _refused(f"two meanings for sha256:{sha256}", where)
+        for blob in index._all():
+            if meanings.setdefault(blob.sha256, blob.ref) != blob.ref:
+                raise _refused(f"two meanings for sha256:{blob.sha256}", where)
         return index
 
     def to_bytes(self) -> bytes:
