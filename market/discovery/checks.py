@@ -17,6 +17,7 @@ from apps.names import Digest
 from market.discovery.documents import (
     Document,
     HeadDocument,
+    ProviderDocument,
     Signed,
     number_of,
     parse_document,
@@ -34,7 +35,7 @@ from market.identity.proofs import BadProof, verify_proof
 MAX_AHEAD: Final = 15 * 60
 """Seconds a document may be dated ahead before it is set aside: home nodes' clocks are that wrong, honestly."""
 
-_CHECKED_TAGS: Final = frozenset({"d", "t", "i", "c"})
+_CHECKED_TAGS: Final = frozenset({"d", "t", "i", "c", "expiration"})
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -73,6 +74,8 @@ class Standing:
     """Digests of known documents of the same type and name, with the same number or version."""
     offers: Mapping[str, Mark] = field(default_factory=dict)
     """Highest release offered before, by channel; absent when that release was revoked."""
+    follows: Mark | None = None
+    """Where the release stands that a release names as the one before it; None when that is unknown here."""
 
     def bound(self) -> frozenset[str]:
         """Nostr keys that count: named by the newest entry, and they said so themselves."""
@@ -156,6 +159,7 @@ def judge(claim: Claim, standing: Standing, now: float) -> Decision:
         _role(claim, entry, standing)
         or _binding(claim, standing)
         or _too_early(claim, now)
+        or _too_late(claim.document, now)
         or _policy(claim, claim.document, Mark(entry.entry.seq, number_of(claim.document)), standing)
     )
 
@@ -200,6 +204,17 @@ def _too_early(claim: Claim, now: float) -> SetAside | None:
     return SetAside(Reason.FUTURE, wake=dated - MAX_AHEAD) if dated > now + MAX_AHEAD else None
 
 
+def _too_late(document: Document, now: float) -> Refusal | None:
+    expired = isinstance(document, ProviderDocument) and document.expires <= now
+    return Refusal(Reason.EXPIRED) if expired else None
+
+
+def expired(event: Event, now: float) -> bool:
+    """NIP-40: whether the event asks not to be used any more. What is no number is no expiration."""
+    times = [int(text) for text in event.tag("expiration") if text.isascii() and text.isdigit() and len(text) < 16]
+    return any(moment <= now for moment in times)
+
+
 def _policy(claim: Claim, document: Signed, mark: Mark, standing: Standing) -> Decision:
     if claim.digest.hex in standing.revoked_releases:
         return Refusal(Reason.REVOKED, "the release was withdrawn")
@@ -207,10 +222,12 @@ def _policy(claim: Claim, document: Signed, mark: Mark, standing: Standing) -> D
     if limits is not None and mark.number > limits.get(document.name, -1):
         return Refusal(Reason.REVOKED, "its key was revoked")
     rivals = tuple(digest for digest in standing.rivals if digest != claim.digest.hex)
-    if rivals and document.type != "attest":
+    if rivals and document.type not in {"attest", "provider"}:
         return Proven(Refusal(Reason.EQUIVOCATION, f"number {mark.number}"), (*rivals, claim.digest.hex))
-    if standing.mark and mark < standing.mark and document.type in {"head", "manifest", "attest"}:
+    if standing.mark and mark < standing.mark and document.type in {"head", "manifest", "attest", "provider"}:
         return Refusal(Reason.ROLLBACK, f"{mark.number} after {standing.mark.number}")
+    if standing.follows and standing.follows >= mark:
+        return Refusal(Reason.BROKEN_CHAIN, f"seq {mark.number} follows seq {standing.follows.number}")
     if isinstance(document, HeadDocument) and (older := _offers_older(document, standing.offers)):
         return older
     return Accept(mark)

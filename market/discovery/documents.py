@@ -38,6 +38,12 @@ MAX_CHANNELS: Final = 8
 MAX_REVOCATIONS: Final = 256
 """Digests in a head: 17 KiB of its 24. A publisher with more withdrawn releases names the newest."""
 MAX_ORIGINS: Final = 8
+MAX_PROVIDED: Final = 160
+"""Apps one node says it serves: 20 KiB of its document."""
+MAX_PROVIDER_LIFE: Final = 2 * 3600
+"""Seconds; a node announces itself for one hour, and clocks differ."""
+MAX_PROOF_SIZE: Final = 50 * 1024
+"""Bytes: two documents of 24 KiB. What escaping makes too large for an event stays with the nodes that saw it."""
 MIN_HEAD_LIFE: Final = 7 * 86_400
 MAX_HEAD_LIFE: Final = 400 * 86_400
 DEFAULT_HEAD_LIFE: Final = 90 * 86_400
@@ -157,7 +163,37 @@ class RevokeDocument(Signed, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=280, pattern=_PLAIN)]
 
 
-Document = IdentityEntry | ManifestDocument | ReleaseDocument | HeadDocument | AttestDocument | RevokeDocument
+class ProviderDocument(Signed, frozen=True, kw_only=True):
+    """A node that serves blobs: where, how fast, and of which apps. It is believed for an hour (NIP-40)."""
+
+    type: Annotated[str, Meta(pattern=r"^provider\Z")]
+    name: Annotated[str, Meta(pattern=r"^node\Z")]
+    seq: Seq
+    endpoints: Annotated[tuple[OriginText, ...], Meta(min_length=1, max_length=MAX_ORIGINS)]
+    capacity: Annotated[int, Meta(ge=1, le=1_000_000)]
+    """What the node is willing to send, in Mbit/s."""
+    apps: Annotated[tuple[About, ...], Meta(max_length=MAX_PROVIDED)]
+    expires: UnixSeconds
+
+
+class ProofDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Two documents of one publisher that contradict each other. It proves itself, so it has no proof of its own, and
+    anybody may carry it."""
+
+    archy: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
+    type: Annotated[str, Meta(pattern=r"^proof\Z")]
+    documents: Annotated[tuple[dict[str, Any], ...], Meta(min_length=2, max_length=2)]
+
+
+Document = (
+    IdentityEntry
+    | ManifestDocument
+    | ReleaseDocument
+    | HeadDocument
+    | AttestDocument
+    | RevokeDocument
+    | ProviderDocument
+)
 
 _FORMS: Final[dict[str, type[Signed]]] = {
     "manifest": ManifestDocument,
@@ -165,8 +201,9 @@ _FORMS: Final[dict[str, type[Signed]]] = {
     "head": HeadDocument,
     "attest": AttestDocument,
     "revoke": RevokeDocument,
+    "provider": ProviderDocument,
 }
-TYPES: Final = ("identity", "revoke", "release", "manifest", "head", "attest")
+TYPES: Final = ("identity", "revoke", "release", "manifest", "head", "attest", "proof", "provider")
 """In the order in which a relay is asked: what others depend on comes first."""
 
 
@@ -203,6 +240,11 @@ def _check_members(document: Signed) -> None:
                 raise BadDocument("an attestation is named by its subject's digest")
         case RevokeDocument():
             _check_revocation(document)
+        case ProviderDocument():
+            if not document.made < document.expires <= document.made + MAX_PROVIDER_LIFE:
+                raise BadDocument("a provider is announced for two hours at most")
+            for app in document.apps:
+                key_text(app.publisher)
 
 
 def _check_blob(icon: BlobForm) -> None:
@@ -228,7 +270,7 @@ def required_role(document: Document) -> Role:
     match document:
         case IdentityEntry():
             return Role.ROOT
-        case HeadDocument():
+        case HeadDocument() | ProviderDocument():
             return Role.ONLINE
         case RevokeDocument(key=str()):
             return Role.ROOT
@@ -261,7 +303,40 @@ def tags(document: Document, digest: Digest) -> list[list[str]]:
     found = [["d", address(document, digest)], ["t", f"archy1-{document.type}"], ["i", subject]]
     if isinstance(document, ReleaseDocument):
         found.append(["c", document.channel])
+    if isinstance(document, ProviderDocument):
+        found.append(["expiration", str(document.expires)])  # NIP-40
     return found
+
+
+def proof_body(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The proof that two signed documents contradict each other, the lower digest first: one spelling for one fact."""
+    return {"archy": FORMAT, "type": "proof", "documents": sorted((dict(one), dict(other)), key=_digest_text)}
+
+
+def proof_address(did: str, digest: Digest) -> str:
+    """The `d` of a proof about this publisher; `digest` is the proof's own."""
+    return f"archy1:proof:{key_text(did)}:{digest.hex[:16]}"
+
+
+def proof_tags(did: str, digest: Digest) -> list[list[str]]:
+    """The tags of the event that carries a proof."""
+    return [["d", proof_address(did, digest)], ["t", "archy1-proof"], ["i", f"{key_text(did)}/proof"]]
+
+
+def contradict(one: Document, other: Document) -> bool:
+    """R-DS5: one publisher, type and name, and the same number or, of releases, the same version. The digests differ
+    and the identity entries are of one seq; both are the caller's to check."""
+    if (one.publisher, one.type, one.name) != (other.publisher, other.type, other.name):
+        return False
+    if isinstance(one, AttestDocument | ProviderDocument):
+        return False
+    if isinstance(one, ReleaseDocument) and isinstance(other, ReleaseDocument) and one.version == other.version:
+        return True
+    return number_of(one) == number_of(other)
+
+
+def _digest_text(document: Mapping[str, Any]) -> str:
+    return document_digest(document).hex
 
 
 def to_release(document: ReleaseDocument, digest: Digest) -> Release:

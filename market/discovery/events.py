@@ -21,6 +21,14 @@ DOCUMENT_KIND: Final = 30078
 """NIP-78: application data, addressable by (pubkey, kind, d)."""
 FOLLOW_KIND: Final = 3
 """NIP-02."""
+DELETION_KIND: Final = 5
+"""NIP-09: the author asks that events are no longer shown."""
+RELAY_LIST_KIND: Final = 10_002
+"""NIP-65: where the author writes and reads."""
+AUTHOR_KINDS: Final = frozenset({DELETION_KIND, RELAY_LIST_KIND})
+"""Lists that only count from who publishes documents here."""
+AUTH_KIND: Final = 22_242
+"""NIP-42: proves to one relay who asks."""
 MUTE_KIND: Final = 10_000
 """NIP-51: the mute list. Only its public entries can be read by others."""
 SET_KIND: Final = 30_000

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from apps.names import AppName
-from market.discovery import circle_rows, rows
+from apps.names import AppName, Digest
+from market.discovery import bounds, circle_rows, lists, rows
 from market.discovery.checks import (
     MAX_AHEAD,
     Accept,
@@ -23,12 +23,28 @@ from market.discovery.checks import (
     Proven,
     check_document,
     entry_of,
+    expired,
     judge,
 )
-from market.discovery.documents import HeadDocument, ManifestDocument, ReleaseDocument, RevokeDocument, number_of
-from market.discovery.events import LIST_KINDS, Event, list_name, verify
+from market.discovery.contradictions import Contradiction, check_contradiction, is_proof, judge_contradiction
+from market.discovery.documents import (
+    HeadDocument,
+    ManifestDocument,
+    ProviderDocument,
+    ReleaseDocument,
+    RevokeDocument,
+    number_of,
+)
+from market.discovery.events import AUTHOR_KINDS, DELETION_KIND, LIST_KINDS, Event, list_name, verify
 from market.discovery.reasons import Fate, Outcome, Reason, Refusal, SetAside
+from market.identity.forms import IdentityEntry
 from market.identity.history import Folded, KeyHistory
+
+MAX_FAULTS: Final = 64
+"""Proofs kept against one publisher. One blocks; a hostile publisher could sign contradictions for ever."""
+
+MAX_EVIDENCE: Final = 8
+"""Documents for one number that are kept as its proof."""
 
 MAX_REVISITED: Final = 500
 """Events looked at again in one transaction because their time has come; the rest waits for the next."""
@@ -48,8 +64,8 @@ class Verified:
 
     event: Event
     relay: str
-    claim: Claim | Refusal | None = None
-    """None when no document was opened: a list of people, or an event that was stored already."""
+    claim: Claim | Contradiction | Refusal | None = None
+    """None when no document was opened: a list, or an event that was stored already."""
 
 
 def verify_candidate(candidate: Candidate) -> Refusal | None:
@@ -60,9 +76,9 @@ def verify_candidate(candidate: Candidate) -> Refusal | None:
 def open_claim(candidate: Candidate) -> Verified:
     """Canonical form, members and proof of an event that is genuine and new. CPU only."""
     event = candidate.event
-    if event.kind in LIST_KINDS:
+    if event.kind in LIST_KINDS | AUTHOR_KINDS:
         return Verified(event, candidate.relay)
-    return Verified(event, candidate.relay, check_document(event))
+    return Verified(event, candidate.relay, check_contradiction(event) if is_proof(event) else check_document(event))
 
 
 @dataclass(slots=True)
@@ -72,6 +88,8 @@ class Writing:
     db: sqlite3.Connection
     now: float
     _histories: dict[str, KeyHistory] = field(default_factory=dict)
+    room: bool = True
+    """Whether publishers that are new may be stored."""
     _moved: list[str] = field(default_factory=list)
 
     def apply(self, batch: Sequence[Verified]) -> list[Outcome]:
@@ -82,6 +100,7 @@ class Writing:
 
     def revisit(self) -> None:
         """Look again at events whose time has come, and at those that waited for an identity that has moved."""
+        rows.drop_expired(self.db, self.now)
         self._again(rows.take_due(self.db, self.now, MAX_REVISITED))
         while self._moved:  # ends: each round needs a history or a binding that grew, and both are bounded
             self._again(rows.take_waiting(self.db, self._moved.pop()))
@@ -95,10 +114,56 @@ class Writing:
             rows.note_relay(self.db, one.event.id, one.relay)
             rows.note_served_again(self.db, one.relay, one.event.id)
             return Outcome(Fate.KNOWN)
+        if expired(one.event, self.now):
+            return Refusal(Reason.EXPIRED).outcome
         if one.event.kind in LIST_KINDS:
             return self._people_list(one.event, one.relay)
-        claim = one.claim or check_document(one.event)  # it was known, and went since
-        return claim.outcome if isinstance(claim, Refusal) else self._document(claim, one)
+        if one.event.kind in AUTHOR_KINDS:
+            return self._authors_list(one.event, one.relay)
+        claim = one.claim or open_claim(Candidate(one.event, one.relay)).claim  # it was known, and went since
+        match claim:
+            case Refusal():
+                return claim.outcome
+            case Contradiction():
+                return self._contradiction(claim, one)
+            case Claim():
+                return self._document(claim, one)
+            case None:
+                return Refusal(Reason.UNMATCHED).outcome
+
+    def _contradiction(self, proof: Contradiction, one: Verified) -> Outcome:
+        did = proof.publisher
+        verdict = judge_contradiction(proof, self._history(did))
+        if isinstance(verdict, SetAside):
+            rows.set_aside(self.db, one.event, one.relay, did, verdict.wake)
+            return Outcome(Fate.ASIDE, verdict.reason)
+        if isinstance(verdict, Refusal):
+            return verdict.outcome
+        if rows.count_faults(self.db, did) >= MAX_FAULTS:
+            return Refusal(Reason.TOO_MANY, "proofs against one publisher").outcome
+        first, second = proof.halves
+        entry = None if isinstance(first.document, IdentityEntry) else Digest(first.document.identity)
+        known = self._history(did).entry(entry) if entry else None
+        rows.store_event(self.db, one.event, one.relay)
+        rows.store_proof(self.db, proof, known.entry.seq if known else 0)
+        evidence = (first.digest.hex, second.digest.hex)
+        rows.store_fault(self.db, did, verdict.value, first.document, number_of(first.document), evidence)
+        self._histories.pop(did, None)  # a fork is part of the history
+        return Outcome(Fate.ACCEPTED)
+
+    def _authors_list(self, event: Event, relay: str) -> Outcome:
+        """Deletions (NIP-09) and write relays (NIP-65) of those who publish here."""
+        if event.created_at > self.now + MAX_AHEAD:
+            rows.set_aside(self.db, event, relay, f"nostr:{event.pubkey}", event.created_at - MAX_AHEAD)
+            return Outcome(Fate.ASIDE, Reason.FUTURE)
+        if not lists.is_bound(self.db, event.pubkey):
+            return Refusal(Reason.UNBOUND, "the list of nobody who publishes here").outcome
+        if event.kind == DELETION_KIND:
+            lists.store_deletions(self.db, event)
+        elif not lists.replace_write_relays(self.db, event):
+            return Refusal(Reason.ROLLBACK, "an older list").outcome
+        rows.store_event(self.db, event, relay)
+        return Outcome(Fate.ACCEPTED)
 
     def _document(self, claim: Claim, one: Verified) -> Outcome:
         did = claim.document.publisher
@@ -115,8 +180,12 @@ class Writing:
             case Proven():
                 return self._keep_proof(claim, one, decision)
             case AcceptIdentity():
+                if not (self.room or self._history(did).entries):
+                    return Refusal(Reason.TOO_MANY, "the index is full").outcome
                 return self._accept_identity(claim, one, decision)
             case Accept():
+                if not bounds.has_room(self.db, claim.document):
+                    return Refusal(Reason.TOO_MANY, f"{claim.document.type}s of one publisher").outcome
                 return self._accept(claim, one, decision.mark)
 
     def _accept_identity(self, claim: Claim, one: Verified, decision: AcceptIdentity) -> Outcome:
@@ -132,6 +201,8 @@ class Writing:
 
     def _keep_proof(self, claim: Claim, one: Verified, proven: Proven) -> Outcome:
         document, did = claim.document, claim.document.publisher
+        if len(proven.against) > MAX_EVIDENCE or rows.count_faults(self.db, did) >= MAX_FAULTS:
+            return proven.refusal.outcome  # it is blocked already, and well proven
         if proven.history is not None:
             self._histories[did] = proven.history
         keys = number_of(document) if proven.history is not None else self._keys_of(claim)
@@ -153,11 +224,15 @@ class Writing:
             case HeadDocument() | ReleaseDocument() | ManifestDocument():
                 if not isinstance(document, ReleaseDocument):
                     rows.prune_older(self.db, document, mark)
+                else:
+                    bounds.prune_releases(self.db, did, document.name)
                 rows.advance_offers(self.db, did, document.name)
                 self._note_served(claim, one.relay)
                 rows.refresh_listing(self.db, AppName(did, document.name))
             case _:
                 rows.prune_older(self.db, document, mark)
+                if isinstance(document, ProviderDocument):
+                    rows.store_provided(self.db, document)
         return Outcome(Fate.ACCEPTED)
 
     def _people_list(self, event: Event, relay: str) -> Outcome:

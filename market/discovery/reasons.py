@@ -28,6 +28,10 @@ class Reason(StrEnum):
     ROLLBACK = "rollback"
     EQUIVOCATION = "equivocation"
     FORK = "fork"
+    BROKEN_CHAIN = "broken-chain"
+    EXPIRED = "expired"
+    NO_PROOF = "no-proof"
+    TOO_MANY = "too-many"
     # Set aside, not refused:
     UNKNOWN_IDENTITY = "unknown-identity"
     AWAITS_BINDING = "awaits-binding"
@@ -51,6 +55,10 @@ EXPLAINED: dict[Reason, str] = {
     Reason.ROLLBACK: "older than what was seen before",
     Reason.EQUIVOCATION: "a second, different document for one sequence number",
     Reason.FORK: "a second, different identity entry for one sequence number",
+    Reason.BROKEN_CHAIN: "a release that says it follows one which is not older",
+    Reason.EXPIRED: "its time is over (NIP-40)",
+    Reason.NO_PROOF: "two documents that do not contradict each other",
+    Reason.TOO_MANY: "more of one publisher, or of all, than this node keeps",
     Reason.UNKNOWN_IDENTITY: "waits for the identity it was signed under",
     Reason.AWAITS_BINDING: "waits for its Nostr key to claim the publisher's identity",
     Reason.FUTURE: "dated more than 15 minutes ahead",

@@ -15,17 +15,22 @@ from msgspec import UNSET
 
 from apps.names import AppName, Digest
 from market.discovery.checks import Claim, Mark, Standing, entry_of
+from market.discovery.contradictions import Contradiction
 from market.discovery.documents import (
     Document,
     HeadDocument,
     ManifestDocument,
+    ProviderDocument,
     ReleaseDocument,
     RevokeDocument,
     number_of,
     parse_document,
 )
 from market.discovery.events import Event
-from market.identity.didkey import encode_public, key_text
+from market.discovery.facets import facets
+from market.identity.canonical import canonical_bytes
+from market.identity.didkey import decode_public, encode_public, key_text
+from market.identity.forms import IdentityEntry
 from market.identity.history import KeyHistory, SignedEntry
 
 MAX_ASIDE_PER_RELAY: Final = 1024
@@ -36,9 +41,15 @@ the worst relay costs 64 MiB of disk."""
 def load_history(db: sqlite3.Connection, did: str) -> KeyHistory:
     """The publisher's history as it was folded."""
     rows = db.execute(
-        "SELECT body, proof_only FROM documents WHERE did = ? AND type = 'identity' ORDER BY proof_only, number", (did,)
+        "SELECT body, digest, signer, proof_only FROM documents WHERE did = ? AND type = 'identity'"
+        " ORDER BY proof_only, number",
+        (did,),
     ).fetchall()
-    signed = [(SignedEntry.from_document(msgspec.json.decode(body)), bool(fork)) for body, fork in rows]
+    # What is stored has passed every check; its proof is not verified again.
+    signed = [
+        (SignedEntry(msgspec.json.decode(body, type=IdentityEntry), Digest(digest), decode_public(signer)), bool(fork))
+        for body, digest, signer, fork in rows
+    ]
     return KeyHistory(
         did,
         tuple(entry for entry, fork in signed if not fork),
@@ -59,7 +70,18 @@ def load_standing(db: sqlite3.Connection, claim: Claim, history: KeyHistory) -> 
         mark=load_mark(db, did, document.type, document.name),
         rivals=_rivals(db, document, entry.entry.seq) if entry else {},
         offers=_offers(db, did, document) if isinstance(document, HeadDocument) else {},
+        follows=_follows(db, document) if isinstance(document, ReleaseDocument) else None,
     )
+
+
+def _follows(db: sqlite3.Connection, release: ReleaseDocument) -> Mark | None:
+    if release.prev is UNSET:
+        return None
+    row = db.execute(
+        "SELECT keys, number FROM documents WHERE digest = ? AND did = ? AND type = 'release' AND name = ?",
+        (release.prev, release.publisher, release.name),
+    ).fetchone()
+    return Mark(*row) if row else None
 
 
 def _revocations(db: sqlite3.Connection, did: str) -> tuple[dict[str, dict[str, int]], frozenset[str]]:
@@ -137,12 +159,34 @@ def drop_event(db: sqlite3.Connection, event_id: str) -> None:
 
 def store_document(db: sqlite3.Connection, claim: Claim, mark: Mark, *, proof_only: bool = False) -> bool:
     """Whether it is new."""
-    document = claim.document
+    return _insert_document(
+        db,
+        claim.document,
+        claim.digest,
+        claim.signer,
+        claim.event.id,
+        claim.event.content.encode(),
+        mark,
+        proof_only=proof_only,
+    )
+
+
+def _insert_document(
+    db: sqlite3.Connection,
+    document: Document,
+    digest: Digest,
+    signer: bytes,
+    event_id: str,
+    body: bytes,
+    mark: Mark,
+    *,
+    proof_only: bool,
+) -> bool:
     version, channel = (document.version, document.channel) if isinstance(document, ReleaseDocument) else ("", "")
     cursor = db.execute(
         "INSERT OR IGNORE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
         (
-            claim.digest.hex,
+            digest.hex,
             document.publisher,
             document.type,
             document.name,
@@ -150,10 +194,10 @@ def store_document(db: sqlite3.Connection, claim: Claim, mark: Mark, *, proof_on
             mark.number,
             version,
             channel,
-            encode_public(claim.signer),
+            encode_public(signer),
             document.made,
-            claim.event.id,
-            claim.event.content.encode(),
+            event_id,
+            body,
             proof_only,
         ),
     )
@@ -173,6 +217,27 @@ def prune_older(db: sqlite3.Connection, document: Document, mark: Mark) -> None:
         drop_event(db, event_id)
 
 
+def store_provided(db: sqlite3.Connection, document: ProviderDocument) -> None:
+    """Which apps the node serves now; what it said before is replaced."""
+    db.execute("DELETE FROM provided WHERE did = ?", (document.publisher,))
+    db.executemany(
+        "INSERT OR REPLACE INTO provided VALUES (?, ?, ?, ?)",
+        [(document.publisher, app.publisher, app.id, document.expires) for app in document.apps],
+    )
+
+
+def drop_expired(db: sqlite3.Connection, now: float) -> None:
+    """Forget providers whose hour is over."""
+    gone = db.execute("SELECT DISTINCT did FROM provided WHERE expires <= ?", (int(now),)).fetchall()
+    for (did,) in gone:
+        db.execute("DELETE FROM provided WHERE did = ?", (did,))
+        for digest, event_id in db.execute(
+            "SELECT digest, event_id FROM documents WHERE did = ? AND type = 'provider'", (did,)
+        ).fetchall():
+            db.execute("DELETE FROM documents WHERE digest = ?", (digest,))
+            drop_event(db, event_id)
+
+
 def bind(db: sqlite3.Connection, did: str, pubkey: str, event_id: str) -> bool:
     """Whether the Nostr key is new for this publisher."""
     cursor = db.execute(
@@ -184,9 +249,30 @@ def bind(db: sqlite3.Connection, did: str, pubkey: str, event_id: str) -> bool:
 def store_fault(
     db: sqlite3.Connection, did: str, kind: str, document: Document, number: int, evidence: tuple[str, ...]
 ) -> None:
+    proof = msgspec.json.encode(sorted(evidence)).decode()
+    # A third document at one number is news to an operator who has decided about the first two.
     db.execute(
-        "INSERT OR IGNORE INTO faults VALUES (?, ?, ?, ?, ?, ?)",
-        (did, kind, document.type, document.name, number, msgspec.json.encode(sorted(evidence)).decode()),
+        "INSERT INTO faults VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET evidence = excluded.evidence"
+        " WHERE length(excluded.evidence) > length(evidence)",
+        (did, kind, document.type, document.name, number, proof),
+    )
+
+
+def count_faults(db: sqlite3.Connection, did: str) -> int:
+    row: tuple[int] = db.execute("SELECT count(*) FROM faults WHERE did = ?", (did,)).fetchone()
+    return row[0]
+
+
+def store_proof(db: sqlite3.Connection, proof: Contradiction, keys: int) -> None:
+    """The proof itself, and of its two documents the one that is new, which from here on only proves."""
+    for half in proof.halves:
+        number = number_of(half.document)
+        mark = Mark(number if isinstance(half.document, IdentityEntry) else keys, number)
+        content = canonical_bytes(half.body)
+        _insert_document(db, half.document, half.digest, half.signer, proof.event.id, content, mark, proof_only=True)
+    db.execute(
+        "INSERT OR IGNORE INTO documents VALUES (?, ?, 'proof', 'proof', ?, 0, '', '', '', 0, ?, ?, 1, NULL)",
+        (proof.digest.hex, proof.publisher, keys, proof.event.id, proof.event.content.encode()),
     )
 
 
@@ -301,6 +387,13 @@ def refresh_listing(db: sqlite3.Connection, app: AppName) -> None:
     title, summary, categories = app.id, "", ""
     if isinstance(found, ManifestDocument):
         title, summary, categories = found.title, found.summary, " ".join(found.categories)
+    release = newest(db, app.publisher, "release", app.id)
+    archs, permissions = facets(release) if isinstance(release, ReleaseDocument) else ("", "")
+    made = max((one.made for one in (found, release) if one is not None), default=0)
+    db.execute(
+        "UPDATE listings SET made = ?, title = ?, categories = ?, archs = ?, permissions = ? WHERE id = ?",
+        (made, title, f" {categories} ", archs, permissions, row),
+    )
     db.execute("DELETE FROM listing_text WHERE rowid = ?", (row,))
     db.execute(
         "INSERT INTO listing_text (rowid, title, summary, categories, publisher, app) VALUES (?, ?, ?, ?, ?, ?)",

@@ -75,6 +75,32 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     DROP TABLE follows;
     DROP TABLE follow_lists;
     """,
+    """
+    CREATE TABLE decisions (
+        did TEXT, kind TEXT, type TEXT, name TEXT, number INTEGER, evidence TEXT NOT NULL, chosen TEXT NOT NULL,
+        made INTEGER NOT NULL, PRIMARY KEY (did, kind, type, name, number)
+    ) WITHOUT ROWID;
+    CREATE TABLE deletions (
+        pubkey TEXT, target TEXT, made INTEGER NOT NULL, PRIMARY KEY (pubkey, target)
+    ) WITHOUT ROWID;
+    CREATE TABLE relay_lists (author TEXT PRIMARY KEY, created_at INTEGER NOT NULL, event_id TEXT NOT NULL);
+    CREATE TABLE write_relays (author TEXT, url TEXT, PRIMARY KEY (author, url)) WITHOUT ROWID;
+    CREATE TABLE provided (
+        did TEXT, publisher TEXT, app TEXT, expires INTEGER NOT NULL, PRIMARY KEY (publisher, app, did)
+    ) WITHOUT ROWID;
+    CREATE INDEX provided_by_did ON provided (did);
+    CREATE TABLE relay_records (
+        relay TEXT PRIMARY KEY, good INTEGER NOT NULL, bad INTEGER NOT NULL, sessions INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    ALTER TABLE listings ADD COLUMN made INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE listings ADD COLUMN categories TEXT NOT NULL DEFAULT '';
+    ALTER TABLE listings ADD COLUMN archs TEXT NOT NULL DEFAULT '';
+    ALTER TABLE listings ADD COLUMN permissions TEXT NOT NULL DEFAULT '';
+    ALTER TABLE listings ADD COLUMN title TEXT NOT NULL DEFAULT '';
+    CREATE INDEX listings_by_made ON listings (made DESC, id);
+    CREATE INDEX documents_by_event ON documents (event_id);
+    CREATE INDEX events_by_kind ON events (kind, created_at, id)
+    """,
 )
 
 

@@ -6,6 +6,7 @@ events; `proofs` and `history` do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, TypeVar
 
@@ -36,6 +37,7 @@ VersionText = Annotated[str, Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+~_-]{0,63}\Z
 Seq = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 UnixSeconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]
 """Up to the year 9999, which is where datetime ends."""
+RELAY_URL: Final = re.compile(r"wss?://[!-~]{1,249}")
 RelayText = Annotated[str, Meta(min_length=6, max_length=255, pattern=r"^wss?://[!-~]+\Z")]
 
 

@@ -118,7 +118,8 @@ def test_questions_are_asked_in_the_order_in_which_documents_depend_on_each_othe
             break
         seen.append(questions[0][2]["#t"][0])
         name = questions[0][1]
-    assert seen == [f"archy1-{kind}" for kind in ("identity", "revoke", "release", "manifest", "head", "attest")]
+    kinds = ("identity", "revoke", "release", "manifest", "head", "attest", "proof", "provider")
+    assert seen == [f"archy1-{kind}" for kind in kinds]
     assert one(actions, Caught).gave_up == 0
 
 

@@ -1,0 +1,53 @@
+"""How much of one publisher is kept: named bounds, and what goes when they are reached.
+
+Every function runs inside a transaction that its caller holds.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from market.discovery.documents import Document, HeadDocument
+from market.discovery.rows import drop_event, newest
+
+MAX_RELEASES_KEPT: Final = 200
+"""By app, newest first: 5 MiB at worst. What a head offers and what proves an equivocation is kept besides."""
+
+MAX_APPS: Final = 1000
+"""Of one publisher."""
+
+MAX_VOTES: Final = 5000
+"""Of one voter."""
+
+
+def prune_releases(db: sqlite3.Connection, did: str, app: str) -> None:
+    """Keep the newest releases of the app, within the bound."""
+    older = db.execute(
+        "SELECT digest, event_id FROM documents AS d WHERE did = ? AND type = 'release' AND name = ?"
+        " AND NOT EXISTS (SELECT 1 FROM faults AS f WHERE f.did = d.did AND instr(f.evidence, d.digest))"
+        " ORDER BY keys DESC, number DESC LIMIT -1 OFFSET ?",
+        (did, app, MAX_RELEASES_KEPT),
+    ).fetchall()
+    if not older:
+        return
+    head = newest(db, did, "head", app)
+    offered = {ref.digest for ref in head.releases.values()} if isinstance(head, HeadDocument) else set()
+    for digest, event_id in older:
+        if digest not in offered:
+            db.execute("DELETE FROM documents WHERE digest = ?", (digest,))
+            drop_event(db, event_id)
+
+
+def has_room(db: sqlite3.Connection, document: Document) -> bool:
+    """Whether one more app, or one more vote, of this publisher is within the bounds."""
+    did = document.publisher
+    if document.type == "attest":
+        found = db.execute("SELECT count(*) FROM documents WHERE did = ? AND type = 'attest'", (did,)).fetchone()
+        return bool(found[0] < MAX_VOTES)
+    if document.type not in {"manifest", "release", "head"}:
+        return True
+    if db.execute("SELECT 1 FROM listings WHERE did = ? AND app = ?", (did, document.name)).fetchone():
+        return True
+    found = db.execute("SELECT count(*) FROM listings WHERE did = ?", (did,)).fetchone()
+    return bool(found[0] < MAX_APPS)

@@ -1,0 +1,39 @@
+"""What search can filter by, read from a stranger's install manifest. Pure.
+
+Guarantees bounded words without spaces. Refuses to judge the manifest: that is the orchestrator's schema's part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from market.discovery.documents import ReleaseDocument
+
+MAX_FACETS: Final = 64
+"""Words of one kind; an app with more is found by the first ones."""
+
+
+def facets(release: ReleaseDocument) -> tuple[str, str]:
+    """Architectures and permissions of an install manifest as ` word word `, for filters.
+
+    The manifest is a stranger's JSON that only the orchestrator's schema judges; what has another shape has no facet.
+    """
+    containers, permissions = release.install.get("containers"), release.install.get("permissions")
+    archs: set[str] = set()
+    for container in containers.values() if isinstance(containers, dict) else ():
+        image = container.get("image") if isinstance(container, dict) else None
+        platforms = image.get("platforms") if isinstance(image, dict) else None
+        archs |= set(platforms) if isinstance(platforms, dict) else set()
+    words: set[str] = set()
+    for name, value in permissions.items() if isinstance(permissions, dict) else ():
+        if isinstance(value, list):
+            words |= {one for one in value if isinstance(one, str)}
+        elif value not in (False, "none", "", None):
+            words.add(name)
+    return _words(archs), _words(words)
+
+
+def _words(words: Iterable[str]) -> str:
+    plain = sorted(word.replace("_", "-") for word in words if word and " " not in word)[:MAX_FACETS]
+    return f" {' '.join(plain)} " if plain else ""
