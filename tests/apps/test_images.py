@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from apps.images import MAX_LAYERS, ImageBlob, ImageIndex, platform_for
@@ -39,6 +39,7 @@ def sample() -> ImageIndex:
 
 @given(indexes)
 def test_an_index_round_trips(index: ImageIndex) -> None:
+    assume(len({(sha256, ref) for sha256, ref in index.blobs()}) == 2 + len(index.layers))
     assert ImageIndex.parse(index.to_bytes()) == index
 
 

@@ -400,11 +400,15 @@ def test_a_state_database_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
 def test_two_operations_on_one_app_do_not_mix(node: Node, tmp_path: Path) -> None:  # R-ST20
     async def work() -> None:
         bundle = make_bundle(tmp_path)
+        config = bundle.manifest.containers["web"].image.platforms[0].config  # type: ignore[union-attr]
+        node.world.ill.add(config)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.orchestrator.install, bundle)
-            await trio.testing.wait_all_tasks_blocked(0)
+            await trio.sleep(2)
             with pytest.raises(Busy, match="hello is installing"):
                 await node.orchestrator.stop(HELLO)
+            node.world.ill.clear()
+        assert node.world.containers
 
     run(work)
 
