@@ -18,7 +18,7 @@ import trio
 from apps.images import platform_for
 from apps.manifest import Manifest
 from apps.problems import Problem, Refused
-from orchestrator.faults import UnitRefused
+from orchestrator.faults import CommandFailed, CommandTimedOut, Unhealthy, UnitRefused
 from orchestrator.images import check_layout, image_name, stage, verify_layers, write_index
 from orchestrator.machine import Machine
 from orchestrator.names import Names, service_of
@@ -66,16 +66,25 @@ async def take(machine: Machine, step: Step, source: Source | None, names: Names
             await machine.systemd.daemon_reload()
         case StopUnits(services, seconds):
             await machine.systemd.stop(services, seconds=seconds)
-        case Start(service, seconds):
-            await machine.systemd.reset_failed((service,))
-            await machine.systemd.start((service,), seconds=seconds)
-        case Restart(service, seconds):
-            await machine.systemd.reset_failed((service,))
-            await machine.systemd.restart((service,), seconds=seconds)
+        case Start(service, seconds) | Restart(service, seconds):
+            await _start(machine, service, seconds, names, again=isinstance(step, Restart))
         case ResetFailed(services):
             await machine.systemd.reset_failed(services)
         case _:
             await _remove(machine, step)
+
+
+async def _start(machine: Machine, service: str, seconds: int, names: Names, *, again: bool) -> None:
+    await machine.systemd.reset_failed((service,))
+    begin = machine.systemd.restart if again else machine.systemd.start
+    try:
+        await begin((service,), seconds=seconds)
+    except (CommandFailed, CommandTimedOut) as error:
+        raise Unhealthy(
+            f"{service} does not start: {error.what}",
+            where=names.slug,
+            remedy=f"journalctl --user -u {service} shows what it said",
+        ) from error
 
 
 def _needed(source: Source | None) -> Source:

@@ -1,39 +1,36 @@
-"""The units an install would write, for an author to read before anything is packed or installed. Pure."""
+"""The units that an install would write, for people who write manifests. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
-
-from apps.manifest import Manifest, parse_manifest_json
+from apps.manifest import Manifest
+from apps.manifest_parts import BlobEntry, Container, Image, Platform
 from apps.names import AppName
 from orchestrator.names import Names
 from orchestrator.quadlet.keys import parse_version
 from orchestrator.quadlet.render import Target, render
 from orchestrator.supported import require_supported
 
-UNPACKED: Final = "0" * 64
-"""Stands where an image's digests will be once the app is packed."""
+_NO_DIGEST = f"sha256:{'0' * 64}"
 
 
-def render_units(
-    name: AppName, manifest: Manifest, *, arch: str, podman: str = "5.4.0", prefix: str = "archy"
-) -> Mapping[str, str]:
-    """File name in the unit folder -> text, drop-ins included. Images that are not packed yet show zeros as digests.
+def render_units(name: AppName, manifest: Manifest, *, arch: str, podman: str, prefix: str = "archy") -> dict[str, str]:
+    """File name in the unit folder -> text, boot drop-ins included. Images that are not packed show zeros.
 
-    Raises ManifestProblem for what this node can not carry out, Refused when there is no image for `arch`.
+    Raises ManifestProblem for what a node can not carry out, Refused when the app is packed for other architectures
+    only, ValueError when `podman` is no version.
     """
+    version = parse_version(podman)
     require_supported(manifest, where=manifest.id)
-    rendered = render(_with_digests(manifest, arch), Names(prefix, name), Target(prefix, parse_version(podman), arch))
-    return {**rendered.files, **rendered.boot}
+    containers = {label: _with_platform(container, arch) for label, container in manifest.containers.items()}
+    app = render(
+        manifest.model_copy(update={"containers": containers}), Names(prefix, name), Target(prefix, version, arch)
+    )
+    return dict(sorted({**app.files, **app.boot}.items()))
 
 
-def _with_digests(manifest: Manifest, arch: str) -> Manifest:
-    body = manifest.canonical()
-    for container in body["containers"].values():
-        image = container.get("image")
-        if image is not None and not image.get("platforms"):
-            digest = f"sha256:{UNPACKED}"
-            index = {"blake3": UNPACKED, "size": 0}
-            image["platforms"] = [{"arch": arch, "manifest": digest, "config": digest, "index": index}]
-    return parse_manifest_json(body, where=manifest.id)
+def _with_platform(container: Container, arch: str) -> Container:
+    if container.image is None or container.image.platforms:
+        return container
+    index = BlobEntry(blake3="0" * 64, size=0)
+    platform = Platform(arch=arch, manifest=_NO_DIGEST, config=_NO_DIGEST, index=index)
+    return container.model_copy(update={"image": Image(ref=container.image.ref, platforms=(platform,))})

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from apps.manifest import Manifest, parse_manifest_json
 from apps.problems import Problem, Refused
 from orchestrator.names import Names, service_of
+from orchestrator.preview import render_units
 from orchestrator.quadlet.keys import SINCE, Version, parse_version
 from orchestrator.quadlet.render import RenderedApp, Target, render
 from orchestrator.quadlet.text import Section, UnitFile, keys_of, owner_of, parse, word
@@ -179,6 +180,21 @@ def test_no_value_starts_a_line_of_its_own(value: str) -> None:
 def test_a_raw_value_that_could_break_out_is_refused(value: str) -> None:
     with pytest.raises(Problem, match="not a value for a unit file"):
         UnitFile("x", "hello", (Section("Unit", (("Description", value),)),)).text()
+
+
+def test_an_unpacked_manifest_can_be_looked_at() -> None:
+    body = {
+        "id": "hello",
+        "version": "1",
+        "schema": 1,
+        "title": "x",
+        "containers": {"web": {"image": {"ref": "a.b/c:1"}}},
+    }
+    units = render_units(app_name(), parse_manifest_json(body, where="m"), arch="arm64", podman="5.4.2")
+    assert f"@sha256:{'0' * 64}" in units[f"{NAMES.container('web')}.container"]
+    assert f"{NAMES.container('web')}.container.d/10-boot.conf" in units
+    with pytest.raises(ValueError, match="invalid literal"):
+        render_units(app_name(), stack(), arch="amd64", podman="new")
 
 
 def test_podman_versions_are_read() -> None:
