@@ -82,11 +82,14 @@ def _fault(vote: Attestation, now: int) -> str:
     return ""
 
 
-def _lateness(vote: Attestation) -> tuple[int, bool, int, str]:
+_Lateness = tuple[int, bool, int, str, bool, int]
+
+
+def _lateness(vote: Attestation) -> _Lateness:
     """Of two votes of one second the more careful one counts, so that the order of arrival decides nothing."""
-    return vote.made, vote.kind in REPORTS, -vote.value, vote.kind.value
+    careful = vote.kind in REPORTS, -vote.value, vote.kind.value, vote.expires is not None, -(vote.expires or 0)
+    return vote.made, *careful
 
 
-def _precedence(vote: Attestation, subject: Digest | None) -> tuple[bool, int, bool, int, str]:
-    made, report, blame, kind = _lateness(vote)
-    return vote.subject == subject, made, report, blame, kind
+def _precedence(vote: Attestation, subject: Digest | None) -> tuple[bool, _Lateness]:
+    return vote.subject == subject, _lateness(vote)

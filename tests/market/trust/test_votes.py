@@ -45,6 +45,14 @@ def test_votes_of_one_second_count_the_same_in_any_order() -> None:
     assert points(verdict(*votes), FactorKey.REPORTS) < 0
 
 
+def test_votes_of_one_second_that_differ_in_their_expiry_count_the_same_in_any_order() -> None:
+    votes = (
+        vote(ADA, AttestKind.REVIEWED, 50, made=NOW - 10),
+        vote(ADA, AttestKind.REVIEWED, 50, made=NOW - 10, expires=NOW - 1),
+    )
+    assert verdict(*votes).to_json() == verdict(*votes[::-1]).to_json()
+
+
 @pytest.mark.parametrize(
     ("hostile", "reason"),
     [
