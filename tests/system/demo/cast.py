@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,10 +30,6 @@ from tests.system.demo.processes import CastFailed, Member, archy_argv
 SOURCE: Final = Path(__file__).resolve().parents[3]
 APP: Final = SOURCE / "apps" / "hello"
 
-RELAY: Final = "127.0.0.1:7447"
-ORIGIN: Final = "127.0.0.1:8480"
-GOOD_PEER: Final = "127.0.0.1:8481"
-BAD_PEER: Final = "127.0.0.1:8482"
 ORIGIN_BYTES_PER_SECOND: Final = 20_000_000
 """The origin's cap: slow enough that a peer's help shows."""
 
@@ -68,6 +65,7 @@ class Cast:
             work / name for name in ("publisher", "operator", "peer", "relay")
         )
         self.www = work / "www"
+        self.relay_address, self.origin, self.good, self.bad = free_addresses(4)
         self.operator_node: Member | None = None
 
     def archy(self, home: Path, *words: str, show: bool = False) -> dict[str, Any]:
@@ -103,7 +101,11 @@ class Cast:
         return member
 
     def start_relay(self) -> None:
-        self.spawn("relay", archy_argv(self.relay, "relay", "run", "--listen", RELAY), f"ws://{RELAY}")
+        self.spawn(
+            "relay",
+            archy_argv(self.relay, "relay", "run", "--listen", self.relay_address),
+            f"ws://{self.relay_address}",
+        )
 
     def start_blob_server(self, name: str, root: Path, listen: str, *options: str) -> None:
         argv = [sys.executable, "-m", "tests.fakes.blob_servers", "--root", str(root), "--listen", listen, *options]
@@ -145,13 +147,13 @@ def play(cast: Cast, stack: ExitStack) -> None:
     story = cast.story
     with story.phase("cast", "the cast: a relay, a publisher, an operator"):
         cast.start_relay()
-        story.tell(f"relay at ws://{RELAY}, keeping its events on disk")
+        story.tell(f"relay at ws://{cast.relay_address}, keeping its events on disk")
         publisher = cast.archy(cast.publisher, "id", "init")
         story.tell(f"publisher {publisher['did']}")
     with story.phase("build", "the publisher builds hello 1.0.0 from scratch, with one layer of 64 MiB"):
         build(cast, "1.0.0")
     with story.phase("publish", "the publisher packs, signs and publishes hello 1.0.0"):
-        cast.start_blob_server("origin", cast.www, ORIGIN, "--rate", str(ORIGIN_BYTES_PER_SECOND))
+        cast.start_blob_server("origin", cast.www, cast.origin, "--rate", str(ORIGIN_BYTES_PER_SECOND))
         publish(cast, "1.0.0")
     with story.phase("peers", "two peers already have the blobs; one corrupts its first piece"):
         start_peers(cast)
@@ -170,7 +172,7 @@ def play(cast: Cast, stack: ExitStack) -> None:
     with story.phase("answer", f"does {url} answer?"):
         first = read_status(url)
         story.tell(f"HTTP {first['http']}: hello {first['version']}, counter {first['counter']}")
-    check_first_install(installed, first)
+    check_first_install(cast, installed, first)
     with story.phase("crash", "the node service is killed with SIGKILL; the app goes on"):
         crash_and_return(cast, url)
     with story.phase("update", "the publisher brings 1.1.0; the operator updates"):
@@ -216,9 +218,9 @@ def publish(cast: Cast, version: str) -> None:
     )
     cast.story.tell(f"packed {packed['blobs']} blobs, {packed['bytes']:,} bytes")
     shutil.copytree(dist / "blobs", cast.www / "blobs", dirs_exist_ok=True)
-    signed = cast.archy(cast.publisher, "app", "sign", str(dist), "--origin", f"http://{ORIGIN}")
+    signed = cast.archy(cast.publisher, "app", "sign", str(dist), "--origin", f"http://{cast.origin}")
     cast.story.tell(f"signed release {signed['digest']}")
-    published = cast.archy(cast.publisher, "app", "publish", str(dist), "--relay", f"ws://{RELAY}")
+    published = cast.archy(cast.publisher, "app", "publish", str(dist), "--relay", f"ws://{cast.relay_address}")
     for row in published["relays"]:
         cast.story.tell(f"{row['url']} accepted {row['accepted']} events")
 
@@ -227,20 +229,20 @@ def start_peers(cast: Cast) -> None:
     """One honest node that pinned every blob, and a hostile server that alters the first piece it is asked for."""
     blobs = sorted(str(path) for path in (cast.www / "blobs").iterdir())
     cast.archy(cast.good_peer, "blob", "add", *blobs)
-    cast.archy(cast.good_peer, "config", f"listen={GOOD_PEER}", f"unit_prefix={PREFIX}peer")
+    cast.archy(cast.good_peer, "config", f"listen={cast.good}", f"unit_prefix={PREFIX}peer")
     cast.spawn("peer", archy_argv(cast.good_peer, "up"), "archy is up")
-    cast.story.tell(f"http://{GOOD_PEER} serves {len(blobs)} blobs honestly")
+    cast.story.tell(f"http://{cast.good} serves {len(blobs)} blobs honestly")
     hostile = cast.work / "hostile"
     shutil.copytree(cast.www, hostile)
-    cast.start_blob_server("corrupt-peer", hostile, BAD_PEER, "--corrupt-first-asked")
-    cast.story.tell(f"http://{BAD_PEER} corrupts its first piece")
+    cast.start_blob_server("corrupt-peer", hostile, cast.bad, "--corrupt-first-asked")
+    cast.story.tell(f"http://{cast.bad} corrupts its first piece")
 
 
 def start_operator(cast: Cast, publisher: str) -> None:
     """Relay, anchor, peers; then the node."""
-    peers = f"peers=http://{GOOD_PEER},http://{BAD_PEER}"
+    peers = f"peers=http://{cast.good},http://{cast.bad}"
     cast.archy(cast.operator, "config", "allow_private_origins=true", peers, f"unit_prefix={PREFIX}")
-    cast.archy(cast.operator, "relays", "add", f"ws://{RELAY}")
+    cast.archy(cast.operator, "relays", "add", f"ws://{cast.relay_address}")
     cast.archy_shown(cast.operator, "trust", "add", publisher, "--label", "hello's publisher")
     cast.start_operator()
 
@@ -261,7 +263,7 @@ def wait_version(cast: Cast, version: str) -> dict[str, Any]:
 def tell_install(story: Story, result: dict[str, Any], prefix: str) -> None:
     """Who served what, who was banned, and how long it took."""
     fetch = result["fetch"]
-    for source in fetch["sources"]:
+    for source in (source for source in fetch["sources"] if source["bytes"]):
         story.tell(f"{source['bytes']:>12,} bytes from {source['kind']} {source['url']}")
     if fetch["already_present"]:
         story.tell(f"{fetch['already_present']:>12,} bytes were already here")
@@ -275,15 +277,15 @@ def tell_install(story: Story, result: dict[str, Any], prefix: str) -> None:
     story.seconds |= {f"{prefix}fetch": seconds["fetch"], f"{prefix}start": seconds["install"]}
 
 
-def check_first_install(installed: dict[str, Any], first: dict[str, Any]) -> None:
+def check_first_install(cast: Cast, installed: dict[str, Any], first: dict[str, Any]) -> None:
     """What the demo promises of the first install."""
     fetch = installed["fetch"]
     served = {source["url"] for source in fetch["sources"] if source["bytes"]}
     expect(first["http"] == 200 and first["version"] == "1.0.0", f"the app answered {first}")
-    expect(any(f"http://{ORIGIN}" in url for url in served), f"the origin served nothing: {served}")
-    expect(any(f"http://{GOOD_PEER}" in url for url in served), f"the honest peer served nothing: {served}")
+    expect(any(f"http://{cast.origin}" in url for url in served), f"the origin served nothing: {served}")
+    expect(any(f"http://{cast.good}" in url for url in served), f"the honest peer served nothing: {served}")
     expect(
-        any(BAD_PEER in s["url"] and s["banned"] for s in fetch["sources"]),
+        any(cast.bad in s["url"] and s["banned"] for s in fetch["sources"]),
         f"the corrupting peer was not banned: {fetch}",
     )
 
@@ -354,6 +356,15 @@ def wait_for(look: Callable[[], dict[str, Any] | None], failure: str, seconds: f
         if time.monotonic() > deadline:
             raise CastFailed(failure)
         time.sleep(0.2)
+
+
+def free_addresses(count: int) -> list[str]:
+    """Loopback addresses whose ports were free just now; all are held until the last is known."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
 
 def expect(true: bool, otherwise: str) -> None:
