@@ -7,13 +7,13 @@ Page, Brin, Motwani, Winograd 1999, section 2.6; the convention for dangling peo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from market.trust.graph import TrustGraph
+from market.trust.graph import Ids, Offsets, TrustGraph
 
 Weights = NDArray[np.float64]
 
@@ -23,38 +23,62 @@ FOLLOWED: Final = 0.85
 TOLERANCE: Final = 1e-10
 """Stop when a round moves less weight than this in total: two machines then agree to 1e-9."""
 
+BLOCK: Final = 131_072
+"""In-edges summed at once: 1 MiB of flows, which fits the second-level cache of a small machine."""
+
 MAX_ROUNDS: Final = 200
 """0.85^n reaches TOLERANCE at n = 142 on the most stubborn graph, so this bound is never what stops a sound one."""
 
 
-def pagerank(graph: TrustGraph, home: Weights) -> Weights:
+def pagerank(graph: TrustGraph, home: Weights, start: Weights | None = None) -> Weights:
     """One weight per person, summing to 1. `home` is where weight starts and returns to: non-negative, summing to 1.
 
-    People who follow nobody give all of their weight back to `home`. Raises ValueError when `home` is no distribution.
+    People who follow nobody give all of their weight back to `home`. `start` is an earlier answer for nearly the same
+    graph: fewer rounds, and an answer that is as exact without being the same bits. Raises ValueError when `home` or
+    `start` is no distribution.
     """
-    if home.shape != (graph.people,) or not np.isfinite(home).all() or (home < 0).any() or abs(home.sum() - 1) > 1e-9:
-        raise ValueError("`home` must be a distribution over the graph's people")
+    _check(home, graph)
+    weights = home.copy()
+    if start is not None:
+        _check(start, graph)
+        weights = start.copy()
     degree = np.diff(graph.out_starts)
     dangling = np.flatnonzero(degree == 0)
-    followed = np.flatnonzero(np.diff(graph.in_starts))
-    segments = graph.in_starts[followed]
     share = FOLLOWED / np.maximum(degree, 1)
-    # numpy indexes with machine words only, and would convert 32-bit ids anew in every round.
-    sources = graph.in_sources.astype(np.intp)
-    flows = np.empty(graph.edges, dtype=np.float64)
-    weights, sent = home.copy(), np.empty_like(home)
+    blocks = tuple(_blocks(graph))
+    # One buffer that stays in the cache, instead of one as long as the graph that goes to memory and back.
+    flows = np.empty(max((sources.size for sources, _, _ in blocks), default=0), dtype=np.float64)
+    sent = np.empty_like(home)
     for _ in range(MAX_ROUNDS):
         np.multiply(weights, share, out=sent)
-        # The sources come from the graph itself, so `clip` clips nothing; it spares take() a second buffer.
-        np.take(sent, sources, out=flows, mode="clip")
         new = home * (1.0 - FOLLOWED + FOLLOWED * float(weights[dangling].sum()))
-        if followed.size:
-            new[followed] += np.add.reduceat(flows, segments)
+        for sources, segments, rows in blocks:
+            # The sources come from the graph itself, so `clip` clips nothing; it spares take() a second buffer.
+            received = np.take(sent, sources, out=flows[: sources.size], mode="clip")
+            new[rows] += np.add.reduceat(received, segments)
         moved = float(np.abs(new - weights).sum())
         weights = new
         if moved < TOLERANCE:
             break
     return weights
+
+
+def _check(distribution: Weights, graph: TrustGraph) -> None:
+    sound = distribution.shape == (graph.people,) and np.isfinite(distribution).all() and (distribution >= 0).all()
+    if not sound or abs(distribution.sum() - 1) > 1e-6:
+        raise ValueError("`home` and `start` must each be a distribution over the graph's people")
+
+
+def _blocks(graph: TrustGraph) -> Iterator[tuple[Ids, Offsets, Offsets]]:
+    """The in-edges in runs of whole rows: their sources, where each row begins in the run, and the rows."""
+    rows = np.flatnonzero(np.diff(graph.in_starts))
+    begins, ends = graph.in_starts[rows], graph.in_starts[rows + 1]
+    first = 0
+    while first < rows.size:
+        last = max(int(np.searchsorted(ends, begins[first] + BLOCK, side="right")), first + 1)
+        low = begins[first]
+        yield graph.in_sources[low : ends[last - 1]], begins[first:last] - low, rows[first:last]
+        first = last
 
 
 def personalized_pagerank(

@@ -90,7 +90,7 @@ def test_a_follow_list_of_100_000_entries_is_cut_and_counted() -> None:
 def test_following_oneself_is_ignored_and_counted() -> None:
     graph = TrustGraph.from_edges([("a", "a"), ("a", "b")])
     assert graph.edges == 1
-    assert graph.ignored == {"follows themselves": 1}
+    assert graph.ignored == {"follows of oneself": 1}
 
 
 @pytest.mark.parametrize("home", [[0.5, 0.6], [1.5, -0.5], [float("nan"), 1.0], [1.0]])
