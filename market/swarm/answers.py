@@ -30,6 +30,9 @@ class Redirected:
     location: str
 
 
+SPANS_HEADER: Final = "archy-spans"
+"""A node says with it that it serves `/spans/<digest>/<first>-<last>`, where a content-coding has a meaning."""
+
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
 
@@ -42,10 +45,21 @@ class Body:
     """Bytes that follow the head."""
     whole: bool
     keep_alive: bool
+    chunked: bool = False
+    """The bytes come in chunks (RFC 9112, 7.1)."""
+    zstd: bool = False
+    """The bytes come compressed; `length` is what they become."""
+    offers_spans: bool = False
+    """A node of this project, which serves spans with a content-coding too."""
 
 
-def check_head(source: str, head: Head, offset: int, length: int, size: int) -> Body | Redirected:
-    """Compare an answer's head with what was asked (RFC 9110, 14.4 and 15.3.7). Raises SourceFault. Pure."""
+def check_head(
+    source: str, head: Head, offset: int, length: int, size: int, *, ranged: bool = True, zstd: bool = False
+) -> Body | Redirected:
+    """Compare an answer's head with what was asked (RFC 9110, 14.4 and 15.3.7). Raises SourceFault. Pure.
+
+    `ranged` says that a range was asked for, `zstd` that zstd (RFC 8878) was accepted.
+    """
     headers = head.headers
     if head.status in _REDIRECTS:
         if "location" not in headers:
@@ -57,23 +71,43 @@ def check_head(source: str, head: Head, offset: int, length: int, size: int) -> 
         raise BadAnswer(source, "says that the range lies outside the blob: its blob has another size")
     if head.status not in (200, 206):
         raise UnexpectedStatus(source, head.status)
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise BadAnswer(source, f"an encoded body that nobody asked for: {headers['content-encoding'][:40]!r}")
-    if "transfer-encoding" in headers:
-        raise BadAnswer(source, "a body without a stated length")
-    stated = headers.get("content-length", "")
-    if not stated.isdigit() or len(stated) > 19:
-        raise BadAnswer(source, "a body without a stated length")
+    spans = SPANS_HEADER in headers
+    packed = _is_packed(source, headers.get("content-encoding", "identity").lower(), head.status, zstd)
+    chunked, stated = _framing(source, headers)
     if head.status == 200:
-        if int(stated) != size:
-            raise BadAnswer(source, f"offers {int(stated)} bytes, the signed size is {size}")
-        return Body(size, True, head.keep_alive)
+        wanted = size if ranged else length
+        if not packed and not chunked and stated != wanted:
+            raise BadAnswer(source, f"offers {stated} bytes, the signed size is {wanted}")
+        return Body(wanted, ranged, head.keep_alive, chunked, packed, spans)
+    if not ranged:
+        raise BadAnswer(source, "a partial answer to a request without a range")
     found = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if found is None:
         raise BadAnswer(source, "a partial answer without a readable Content-Range")
     first, last, total = int(found[1]), int(found[2]), found[3]
-    if (first, last) != (offset, offset + length - 1) or int(stated) != length:
+    if (first, last) != (offset, offset + length - 1) or (not chunked and stated != length):
         raise BadAnswer(source, f"sends bytes {first}-{last} where {offset}-{offset + length - 1} were asked for")
     if total != "*" and int(total) != size:
         raise BadAnswer(source, f"its blob has {total} bytes, the signed size is {size}")
-    return Body(length, False, head.keep_alive)
+    return Body(length, False, head.keep_alive, chunked, False, spans)
+
+
+def _is_packed(source: str, coding: str, status: int, zstd: bool) -> bool:
+    if coding == "identity":
+        return False
+    if coding == "zstd" and zstd and status == 200:
+        return True
+    raise BadAnswer(source, f"an encoded body that nobody asked for: {coding[:40]!r}")
+
+
+def _framing(source: str, headers: Mapping[str, str]) -> tuple[bool, int]:
+    """Whether the body is chunked, and the length that is stated otherwise. RFC 9112, 6.3."""
+    transfer = headers.get("transfer-encoding")
+    if transfer is not None:
+        if transfer.lower() != "chunked" or "content-length" in headers:
+            raise BadAnswer(source, "a body whose framing is ambiguous or unknown")
+        return True, -1
+    stated = headers.get("content-length", "")
+    if not stated.isdigit() or len(stated) > 19:
+        raise BadAnswer(source, "a body without a stated length")
+    return False, int(stated)

@@ -1,49 +1,39 @@
-"""Fetching one blob from an origin and peers at once. The trio shell around `schedule`, `receive` and `transport`.
+"""Fetching one blob from an origin and peers at once: what is there already, the piece list, the race, the finish.
 
 Guarantees: what `Fetcher.fetch` leaves in the store hashes to the signed digest and has the signed size; verified
-pieces survive failure, cancellation and SIGKILL; a failing source costs itself only. Every decision is the schedule's.
+pieces survive failure, cancellation and SIGKILL; a ban becomes reputation only after the whole digest has verified.
 """
 
 from __future__ import annotations
 
 import math
+import secrets
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial as bind
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, TypeVar
 
-import outcome
 import trio
 
 from market.errors import Problem
-from market.model import PIECE_SIZE, BlobRef, Digest
-from market.swarm.answers import Redirected
-from market.swarm.errors import AllSourcesFailed, PublisherInconsistent, RedirectRefused, SourceFault
+from market.model import BlobRef, Digest
+from market.swarm.errors import AllSourcesFailed, PublisherInconsistent
 from market.swarm.partial import Partial
-from market.swarm.pieces import PieceTable, list_length, single_piece, table_from_list
-from market.swarm.receive import Board, Buffers, MemorySink, PartialSink, Sink, receive_span
-from market.swarm.report import FetchProgress, FetchReport, SourceReport
-from market.swarm.routes import MAX_REDIRECTS, Resolver
-from market.swarm.schedule import Lease, Leave, Quality, SourceState, Wait
-from market.swarm.sources import AddressPolicy, Source, SourceKind, parse_url
+from market.swarm.pieces import PieceTable, list_length, ref_digest, single_piece, table_from_list
+from market.swarm.race import Race, Session
+from market.swarm.receive import Board
+from market.swarm.report import FetchProgress, FetchReport
+from market.swarm.routes import Resolver
+from market.swarm.schedule import SourceState
+from market.swarm.sinks import CHECKPOINT_BYTES, Buffers, MemorySink, PartialSink, Sink
+from market.swarm.sources import AddressPolicy, Source, SourceKind
 from market.swarm.store import Store
-from market.swarm.transport import (
-    ORIGIN_DEADLINES,
-    PEER_DEADLINES,
-    Abort,
-    AbortedByCaller,
-    Deadlines,
-    HttpTransport,
-    Route,
-)
+from market.swarm.transport import ORIGIN_DEADLINES, PEER_DEADLINES, Deadlines, HttpTransport
 
 MAX_SOURCES: Final = 16
 """Sources used for one blob: each costs a thread and a buffer of 1 MiB, and few links are wider than that many."""
-CHECKPOINT_BYTES: Final = 64 * 1024 * 1024
-CHECKPOINT_SECONDS: Final = 2.0
 PROGRESS_SECONDS: Final = 0.1
 RATE_SECONDS: Final = 1.0
 """Half-life of the rate that is shown."""
@@ -54,28 +44,11 @@ OnProgress = Callable[[FetchProgress], None]
 _T = TypeVar("_T")
 
 
-@dataclass(slots=True)
-class _Job:
-    """One run of the schedule: a blob or a piece list."""
-
-    digest: Digest
-    board: Board
-    sink: Sink
-    buffers: Buffers
-    routes: dict[int, Route] = field(default_factory=dict)
-    changed: trio.Event = field(default_factory=trio.Event)
-    broken: Problem | None = None
-    """A fault of this machine: no source can mend it."""
-
-    def wake(self) -> None:
-        self.changed.set()
-        self.changed = trio.Event()
-
-
 class Fetcher:
-    """A fetching session: connections, rates and bans live as long as it does. Close it, or use it with `with`.
+    """A fetching session: connections and bans live as long as it does, rates and proven lies are remembered beyond.
 
-    `publisher` is only named in faults that are the publisher's.
+    Close it, or use it with `with`. `publisher` is only named in faults that are the publisher's; `share` lets other
+    nodes have the pieces of what is still being fetched.
     """
 
     def __init__(
@@ -85,22 +58,38 @@ class Fetcher:
         addresses: AddressPolicy,
         *,
         publisher: str = "",
+        share: bool = False,
         tls: ssl.SSLContext | None = None,
         origin_deadlines: Deadlines = ORIGIN_DEADLINES,
         peer_deadlines: Deadlines = PEER_DEADLINES,
+        checkpoint_bytes: int = CHECKPOINT_BYTES,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._sources = tuple(dict.fromkeys(sources))
-        self._publisher = publisher
-        self._deadlines = {SourceKind.ORIGIN: origin_deadlines, SourceKind.PEER: peer_deadlines}
+        self._wall = wall
         self._clock = clock
-        self._transport = HttpTransport(tls)
-        self._resolver = Resolver(addresses, clock)
-        self._quality = {source: Quality() for source in self._sources}
-        self._bans: dict[Source, str] = {}
-        self._spans = trio.CapacityLimiter(4 * MAX_SOURCES)
+        self._publisher = publisher
+        self._share = share
+        self._checkpoint_bytes = checkpoint_bytes
+        now = wall()
+        self._sources = tuple(
+            source
+            for source in dict.fromkeys(sources)
+            if source.kind is SourceKind.ORIGIN or not store.sources.is_blamed(source.url, now)
+        )
+        self._quality = {source: store.sources.quality(source.url, now) for source in self._sources}
+        self._session = Session(
+            HttpTransport(tls),
+            Resolver(addresses, clock),
+            {SourceKind.ORIGIN: origin_deadlines, SourceKind.PEER: peer_deadlines},
+            clock,
+            trio.CapacityLimiter(4 * MAX_SOURCES),
+        )
+        self._brought: dict[Source, int] = {}
+        self._lies: set[Source] = set()
         self._files = trio.CapacityLimiter(4)
+        self._seed = secrets.randbits(32)
 
     def __enter__(self) -> Fetcher:
         return self
@@ -109,16 +98,30 @@ class Fetcher:
         self.close()
 
     def close(self) -> None:
-        self._transport.close()
+        """Let go of the connections, and remember how the sources were."""
+        self._session.transport.close()
+        if not self._brought:
+            return
+        for source, brought in self._brought.items():
+            self._store.sources.remember(
+                source.url,
+                self._quality[source],
+                peer=source.kind is SourceKind.PEER,
+                brought=brought,
+                lies=int(source in self._lies),
+                now=self._wall(),
+            )
+        with suppress(Problem):  # a full disk: the fetch itself has said so, and this is only a hint for the next
+            self._store.save_sources()
 
     @property
     def banned(self) -> dict[str, str]:
         """URL -> reason of the peers banned in this session."""
-        return {source.url: reason for source, reason in self._bans.items()}
+        return {source.url: reason for source, reason in self._session.bans.items()}
 
     @property
     def connections_made(self) -> int:
-        return self._transport.connections_made
+        return self._session.transport.connections_made
 
     async def fetch(self, ref: BlobRef, on_progress: OnProgress | None = None) -> FetchReport:
         """Bring one blob into the store. `on_progress` is called in this task, at most 10 times a second.
@@ -159,28 +162,30 @@ class Fetcher:
             return b"", FetchReport()
         sink = MemorySink()
         table = single_piece(digest, size)
-        job = self._job(digest, table, sink, Buffers(table.piece_size))
-        await self._run(job)
-        self._conclude(job)
-        return sink.data, self._report(job)
+        race = self._race(digest, table, sink, Buffers(table.piece_size))
+        await race.run()
+        self._conclude(race)
+        self._remember(race)
+        return sink.data, FetchReport(sources=race.reports())
 
     async def _fetch_large(self, ref: BlobRef, table: PieceTable, on_progress: OnProgress | None) -> FetchReport:
-        partial = await self._file_work(self._store.open_partial, ref, table)
+        partial = await self._file_work(lambda: self._store.open_partial(ref, table, shared=self._share))
         report = FetchReport(resumed=partial.resumed_bytes)
         with partial:
             for _ in range(1 + REPAIRS):
                 buffers = Buffers(table.piece_size)
-                sink = PartialSink(partial, buffers)
-                job = self._job(ref.blake3, table, sink, buffers)
-                job.board.already(list(partial.have))
-                await self._run_kept(job, ref, partial, sink, on_progress)
-                report += self._report(job)
-                self._conclude(job)
+                sink = PartialSink(partial, buffers, checkpoint_bytes=self._checkpoint_bytes)
+                race = self._race(ref.blake3, table, sink, buffers, ref_digest(ref))
+                race.board.already(list(partial.have))
+                await self._run_kept(race, ref, partial, sink, on_progress)
+                report += FetchReport(sources=race.reports())
+                self._conclude(race)
                 if await self._file_work(self._finish, ref, partial, sink):
+                    self._remember(race)
                     return report
                 damaged = await self._file_work(partial.damaged)
                 if not damaged:
-                    self._forgive(job)
+                    race.forgive()
                     await self._file_work(partial.discard)
                     raise PublisherInconsistent(
                         "the signed piece list and the signed digest name different bytes",
@@ -202,142 +207,51 @@ class Fetcher:
         self._store.publish(ref, partial)
         return True
 
-    # --- one run of the schedule
+    # --- one race
 
-    def _job(self, digest: Digest, table: PieceTable, sink: Sink, buffers: Buffers) -> _Job:
-        usable = [source for source in self._sources if source not in self._bans]
+    def _race(
+        self, digest: Digest, table: PieceTable, sink: Sink, buffers: Buffers, partials: Digest | None = None
+    ) -> Race:
+        usable = [source for source in self._sources if source not in self._session.bans]
         usable.sort(
             key=lambda source: (source.kind is not SourceKind.ORIGIN, -(self._quality[source].rate or math.inf))
         )
         chosen = usable[:MAX_SOURCES]
         states = [SourceState(source.kind, self._quality[source]) for source in chosen]
-        return _Job(digest, Board(table, chosen, states, self._clock), sink, buffers)
-
-    async def _run(self, job: _Job) -> None:
-        """Let every source work until the blob is complete or nobody is left."""
-        async with trio.open_nursery() as nursery:
-            for number in range(len(job.board.sources)):
-                nursery.start_soon(self._work, job, number, nursery.cancel_scope)
+        board = Board(table, chosen, states, self._clock, self._seed)
+        return Race(self._session, digest, board, sink, buffers, partials)
 
     async def _run_kept(
-        self, job: _Job, ref: BlobRef, partial: Partial, sink: PartialSink, on_progress: OnProgress | None
+        self, race: Race, ref: BlobRef, partial: Partial, sink: PartialSink, on_progress: OnProgress | None
     ) -> None:
-        """The same, with checkpoints and progress beside it."""
-        async with trio.open_nursery() as writing:
-            writing.start_soon(self._hold_writer, sink)
+        """The race, with writing, checkpoints and progress beside it."""
+        async with trio.open_nursery() as keeping:
+            keeping.start_soon(self._hold, sink.write_all)
+            keeping.start_soon(self._hold, sink.record_all)
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._keep_checkpoints, job, partial, sink)
+                    nursery.start_soon(self._keep_up, race, sink)
                     if on_progress is not None:
                         nursery.start_soon(self._tell_progress, ref, partial, on_progress)
-                    await self._run(job)
+                    await race.run()
                     nursery.cancel_scope.cancel()
             finally:
                 sink.close()
-        job.broken = job.broken or sink.broken
+        race.broken = race.broken or sink.broken
 
-    async def _hold_writer(self, sink: PartialSink) -> None:
+    async def _hold(self, work: Callable[[], None]) -> None:
         with trio.CancelScope(shield=True):  # it ends when the sink is closed, with everything verified written
-            await trio.to_thread.run_sync(sink.write_all, limiter=self._spans)
-
-    async def _work(self, job: _Job, number: int, everyone: trio.CancelScope) -> None:
-        while True:
-            match job.board.next(number):
-                case Leave():
-                    job.wake()
-                    break
-                case Wait(until):
-                    with trio.move_on_after(max(0.0, until - self._clock())):
-                        await job.changed.wait()
-                case Lease() as lease:
-                    await self._use(job, lease)
-                    job.wake()
-            if job.board.complete or job.broken is not None:
-                everyone.cancel()
-
-    async def _use(self, job: _Job, lease: Lease) -> None:
-        try:
-            await self._fetch_span(job, lease)
-        except SourceFault as fault:
-            job.routes.pop(lease.source, None)
-            job.board.failed(lease, fault)
-            source = job.board.sources[lease.source]
-            if job.board.tallies[lease.source].banned is not None:
-                self._bans[source] = fault.what
-        except Problem as broken:
-            job.board.ended(lease)
-            job.broken = broken
-        except (AbortedByCaller, trio.Cancelled):
-            job.board.ended(lease)
-            raise
-        else:
-            job.board.ended(lease)
-
-    async def _fetch_span(self, job: _Job, lease: Lease) -> None:
-        source = job.board.sources[lease.source]
-        deadlines = self._deadlines[source.kind]
-        route = job.routes.get(lease.source)
-        if route is None:
-            route = await self._resolver.route(source, parse_url(source.blob_url(job.digest)), deadlines.connect)
-        for _ in range(1 + MAX_REDIRECTS):
-            abort = Abort()
-            result = await self._abortable(bind(self._exchange, job, lease, source, route, deadlines, abort), abort)
-            if result is None:
-                job.routes[lease.source] = route
-                return
-            route = await self._resolver.redirect(source, route.url, result.location, deadlines.connect)
-        raise RedirectRefused(source.url, f"more than {MAX_REDIRECTS} redirects")
-
-    def _exchange(
-        self, job: _Job, lease: Lease, source: Source, route: Route, deadlines: Deadlines, abort: Abort
-    ) -> Redirected | None:
-        """One request and its body, in a worker thread."""
-        offset, length = job.board.span(lease)
-        if length == 0:
-            return None
-        reader = self._transport.open_span(source.url, route, offset, length, job.board.table.size, deadlines, abort)
-        if isinstance(reader, Redirected):
-            return reader
-        receive_span(reader, job.board, lease, offset, job.sink, job.buffers)
-        return None
-
-    async def _abortable(self, work: Callable[[], _T], abort: Abort) -> _T:
-        """Run blocking `work` in a thread; on cancellation fire `abort` and wait for the thread's end."""
-        result: outcome.Outcome[_T] | None = None
-
-        async def watch() -> None:
-            try:
-                await trio.sleep_forever()
-            finally:
-                if result is None:
-                    abort.fire()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            result = await trio.to_thread.run_sync(outcome.capture, work, limiter=self._spans)
-            nursery.cancel_scope.cancel()
-        assert result is not None
-        await trio.lowlevel.checkpoint_if_cancelled()
-        return result.unwrap()
+            await trio.to_thread.run_sync(work, limiter=self._session.spans)
 
     async def _file_work(self, work: Callable[..., _T], *args: object) -> _T:
         return await trio.to_thread.run_sync(work, *args, limiter=self._files)
 
-    async def _keep_checkpoints(self, job: _Job, partial: Partial, sink: PartialSink) -> None:
-        """Record progress durably every 64 MiB or 2 s (R-SW4), and keep the whole digest close behind."""
-        recorded = self._clock()
-        while True:
+    async def _keep_up(self, race: Race, sink: PartialSink) -> None:
+        """Keep the whole digest close behind, and end a race whose pieces can not be kept."""
+        while sink.broken is None:
             await trio.sleep(PROGRESS_SECONDS)
             await self._file_work(sink.catch_up)
-            unrecorded = partial.unrecorded_pieces
-            due = unrecorded * PIECE_SIZE >= CHECKPOINT_BYTES or self._clock() - recorded >= CHECKPOINT_SECONDS
-            if unrecorded and due:
-                recorded = self._clock()
-                try:
-                    await self._file_work(partial.checkpoint)
-                except Problem as broken:
-                    job.broken = broken
-                    return
+        race.give_up(sink.broken)
 
     async def _tell_progress(self, ref: BlobRef, partial: Partial, on_progress: OnProgress) -> None:
         before, then = partial.verified_bytes, self._clock()
@@ -353,31 +267,21 @@ class Fetcher:
 
     # --- afterwards
 
-    def _conclude(self, job: _Job) -> None:
-        """Raise what kept a run from completing. Bans of a run that did not verify are not held against anyone."""
-        if job.broken is not None:
-            raise job.broken
-        if not job.board.complete:
-            self._forgive(job)
-            faults = [
-                (source.url, (tally.faults or ["no fault"])[-1])
-                for source, tally in zip(job.board.sources, job.board.tallies, strict=True)
-            ]
-            faults += [(source.url, f"banned: {reason}") for source, reason in self._bans.items()]
-            raise AllSourcesFailed("no source is left for this blob", where=job.digest.hex, faults=tuple(faults))
+    def _conclude(self, race: Race) -> None:
+        """Raise what kept a race from completing. Bans of a race that did not verify are held against nobody."""
+        if race.broken is not None:
+            raise race.broken
+        if not race.board.complete:
+            faults = race.faults()
+            race.forgive()
+            raise AllSourcesFailed("no source is left for this blob", where=race.digest.hex, faults=faults)
 
-    def _forgive(self, job: _Job) -> None:
-        # The piece list may be the lie: only a blob whose whole digest verified proves a peer's guilt.
-        for source, tally in zip(job.board.sources, job.board.tallies, strict=True):
-            if tally.banned is not None:
-                self._bans.pop(source, None)
-
-    def _report(self, job: _Job) -> FetchReport:
-        reports = (
-            SourceReport(source, tally.used, tally.wasted, tally.banned, tuple(tally.faults or ()))
-            for source, tally in zip(job.board.sources, job.board.tallies, strict=True)
-        )
-        return FetchReport(sources=tuple(reports))
+    def _remember(self, race: Race) -> None:
+        """The bytes have verified: what the sources did counts from now on."""
+        for report in race.reports():
+            self._brought[report.source] = self._brought.get(report.source, 0) + report.used
+            if report.banned is not None:
+                self._lies.add(report.source)
 
 
 async def fetch_blob(

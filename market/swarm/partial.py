@@ -86,6 +86,17 @@ class Partial:
         with self._lock:
             return self.have.add(index)
 
+    def has_bytes(self, offset: int, length: int) -> bool:
+        """Whether every piece that these bytes touch is verified and written. Any thread."""
+        first, last = offset // self.table.piece_size, (offset + length - 1) // self.table.piece_size
+        with self._lock:
+            return self._fd >= 0 and all(index in self.have for index in range(first, last + 1))
+
+    def bitmap_bytes(self) -> bytes:
+        """Which pieces are verified and written, in the form they are recorded in. Any thread."""
+        with self._lock:
+            return self.have.to_bytes(self._name)
+
     def read(self, index: int) -> bytes:
         """The bytes of one piece as they are on disk now; shorter where the file ends."""
         with told(self.data_path):

@@ -181,6 +181,10 @@ class Bitmap:
         found = self._flags.find(0, start)
         return self.count if found < 0 else found
 
+    def flags(self) -> bytes:
+        """One byte a piece: 1 where it is set."""
+        return bytes(self._flags)
+
     def copy(self) -> Bitmap:
         twin = Bitmap(self.count)
         twin._flags[:] = self._flags

@@ -14,6 +14,7 @@ from typing import Final
 
 from market.swarm.errors import FaultKind
 from market.swarm.pieces import PieceTable
+from market.swarm.quality import GUESSED_RATE, Quality
 from market.swarm.sources import SourceKind
 
 SPAN_SECONDS: Final = 0.25
@@ -23,7 +24,6 @@ SPAN_LATENCIES: Final = 10
 MAX_SPAN_BYTES: Final = 16 * 1024 * 1024
 FIRST_ORIGIN_SPAN_BYTES: Final = 4 * 1024 * 1024
 """An origin of unknown rate starts with this; a peer of unknown rate with one piece, which is all it can spoil."""
-EWMA: Final = 0.3
 TAKEOVER: Final = 0.8
 """An owner is joined by a source whose own estimate is under this share of the owner's."""
 MAX_OWNERS: Final = 2
@@ -37,46 +37,14 @@ ORIGIN_CORRUPT: Final = 8
 """Bad pieces in one blob after which an origin no longer counts as hope."""
 BACKOFF_SECONDS: Final = 0.25
 BACKOFF_LIMIT: Final = 8.0
-HEDGE_SECONDS: Final = 0.3
-"""How long a peer waits for an origin of unknown latency before it fetches the same single piece."""
 RECHECK_SECONDS: Final = 0.05
 """How soon an idle source looks again whether an owner has fallen behind."""
 MIN_SAMPLE_BYTES: Final = 256 * 1024
 """What a lease must have brought for its rate to mean anything: less than this fits into socket buffers."""
-GUESSED_RATE: Final = 1024 * 1024.0
-"""Bytes per second of a source nobody has met, for estimates only."""
-
-
-@dataclass(slots=True)
-class Quality:
-    """What is known of a source across blobs. Rates are bytes per second, latencies seconds; None is unknown."""
-
-    rate: float | None = None
-    latency: float | None = None
-    deviation: float = 0.0
-
-    def saw_latency(self, seconds: float) -> None:
-        if self.latency is None:
-            self.latency, self.deviation = seconds, seconds / 2
-        else:
-            self.deviation += EWMA * (abs(seconds - self.latency) - self.deviation)
-            self.latency += EWMA * (seconds - self.latency)
-
-    def saw_rate(self, rate: float) -> None:
-        self.rate = rate if self.rate is None else self.rate + EWMA * (rate - self.rate)
-
-    def saw_fault(self) -> None:
-        if self.rate is not None:
-            self.rate /= 2
-
-    @property
-    def hedge_after(self) -> float:
-        """About the 95th percentile of the time to first byte: the mean and two mean deviations."""
-        return HEDGE_SECONDS if self.latency is None else self.latency + 2 * self.deviation
-
-    def seconds_for(self, size: int) -> float:
-        """Estimated time to bring `size` bytes, from the request on."""
-        return (self.latency or 0.0) + size / (self.rate or GUESSED_RATE)
+LOOK_SECONDS: Final = 1.0
+"""How often a source that is fetching the blob itself is asked which pieces it has by now."""
+PATIENCE_SECONDS: Final = 30.0
+"""How long such a source may have nothing that is missing here before it is given up."""
 
 
 @dataclass(eq=False, slots=True)
@@ -105,6 +73,11 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Ask this source, which has a part of the blob only, which pieces it has by now; then call `looked`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """Nothing for this source any more: the blob is complete, or the source is out."""
 
@@ -121,7 +94,14 @@ class SourceState:
     out: bool = False
     whole_only: bool = False
     """It knows no ranges: a request always brings the blob from its first byte on."""
+    have: bytes | None = None
+    """One byte a piece, 1 for those it has; None for a source that has the whole blob, as far as is known."""
+    look_at: float = 0.0
+    useful_at: float = 0.0
     lease: Lease | None = None
+
+    def has(self, index: int) -> bool:
+        return self.have is None or self.have[index] == 1
 
     @property
     def hopeless(self) -> bool:
@@ -139,6 +119,12 @@ class Schedule:
 
     table: PieceTable
     sources: Sequence[SourceState]
+    seed: int = 0
+    """Where the origin begins once others are seen to fetch the blob too: nodes that begin at different places have
+    something to give each other."""
+    _first: int = field(init=False, default=0)
+    _rarity: list[int] = field(init=False, default_factory=list)
+    """Of each piece, the sources known to have it among those that have a part only; empty without any of these."""
     _state: bytearray = field(init=False)
     _owners: dict[int, list[Lease]] = field(init=False, default_factory=dict)
     _missing: int = field(init=False)
@@ -218,15 +204,34 @@ class Schedule:
         elif source.kind is SourceKind.PEER:
             source.out = fault is not FaultKind.TRANSPORT or source.errors >= PEER_ERRORS
 
+    def looked(self, number: int, have: bytes | None, now: float) -> None:
+        """What a source says it has; None: all. It is given up when for long that has been nothing of use."""
+        source = self.sources[number]
+        source.have = have
+        source.look_at = now + LOOK_SECONDS
+        partials = [other.have for other in self.sources if other.have is not None]
+        self._rarity = [sum(column) for column in zip(*partials, strict=True)]
+        if have is None or source.useful_at == 0.0 or self._is_useful(have):
+            source.useful_at = now
+        source.out = source.out or now - source.useful_at > PATIENCE_SECONDS
+        if partials:
+            self._first = self.seed % self.table.count
+
+    def _is_useful(self, have: bytes) -> bool:
+        """Whether anything of it is missing here."""
+        return any(has and state != _VERIFIED for has, state in zip(have, self._state, strict=True))
+
     # --- what to do
 
-    def next(self, number: int, now: float) -> Lease | Wait | Leave:
+    def next(self, number: int, now: float) -> Lease | Wait | Look | Leave:
         """What the source `number`, which is idle, does next."""
         source = self.sources[number]
         if self.complete or source.out or self.stuck:
             return Leave()
         if now < source.ready_at:
             return Wait(source.ready_at)
+        if source.have is not None and now >= source.look_at:
+            return Look()
         span = self._free_span(source)
         if span is None and (thief_span := self._split(source, now)) is not None:
             span = thief_span
@@ -237,14 +242,31 @@ class Schedule:
         return self._grant(number, span, now)
 
     def _free_span(self, source: SourceState) -> tuple[int, int] | None:
-        start = self._state.find(_FREE)
-        if start < 0:
+        start = self._first_free(source)
+        if start is None:
             return None
         limit = self.table.count if source.whole_only else start + self._span_pieces(source)
         end = start + 1
-        while end < min(limit, self.table.count) and self._state[end] == _FREE:
+        while end < min(limit, self.table.count) and self._state[end] == _FREE and self._goes_on(source, start, end):
             end += 1
         return start, end
+
+    def _first_free(self, source: SourceState) -> int | None:
+        """In order for an origin and while every source has everything; else the rarest piece that the source has."""
+        if source.kind is SourceKind.ORIGIN or not self._rarity:
+            first = 0 if source.whole_only else self._first
+            start = self._state.find(_FREE, first)
+            start = start if start >= 0 else self._state.find(_FREE, 0, first)
+            return start if start >= 0 else None
+        count = self.table.count
+        free = (index for index in range(count) if self._state[index] == _FREE and source.has(index))
+        return min(free, key=lambda index: (self._rarity[index], (index - self._first) % count), default=None)
+
+    def _goes_on(self, source: SourceState, start: int, index: int) -> bool:
+        """Whether a span that begins at `start` may reach on to `index`."""
+        if source.kind is SourceKind.ORIGIN or not self._rarity:
+            return True
+        return source.has(index) and self._rarity[index] <= self._rarity[start]
 
     def _span_pieces(self, source: SourceState) -> int:
         quality = source.quality
@@ -256,13 +278,15 @@ class Schedule:
 
     def _split(self, source: SourceState, now: float) -> tuple[int, int] | None:
         """Take the tail of the span that would end last; its owner keeps at least the piece it is in."""
-        candidates = [lease for lease in self._running() if lease.end - lease.next > 1]
+        candidates = [lease for lease in self._running() if lease.end - lease.next > 1 and source.has(lease.end - 1)]
         if not candidates:
             return None
         worst = max(candidates, key=lambda lease: self._remaining(lease, now))
         mine = source.quality.rate or GUESSED_RATE
         theirs = self._rate(worst, now)
-        behind = worst.end - worst.next - 1
+        behind = 1
+        while behind < worst.end - worst.next - 1 and source.has(worst.end - 1 - behind):
+            behind += 1
         take = max(1, min(behind, round(behind * mine / (mine + theirs)), self._span_pieces(source)))
         start, end = worst.end - take, worst.end
         size = self.table.span_bytes(start, end)
@@ -279,6 +303,8 @@ class Schedule:
         running = sorted(self._running(), key=lambda lease: self._remaining(lease, now), reverse=True)
         for lease in running:
             index = lease.next
+            if not source.has(index):
+                continue
             own = source.quality.seconds_for(self.table.length(index))
             late = lease.first_byte is not None or now - lease.begun >= self._hedge_after(lease)
             if must or (late and own < TAKEOVER * self._remaining(lease, now)):

@@ -5,6 +5,7 @@
     <root>/partial/<ref digest>.data    pieces so far; .bits is their bitmap
     <root>/pins/<digest>                one empty file per pin
     <root>/tmp/                         emptied on opening
+    <root>/sources.json                 what is remembered of origins and peers
 
 Guarantees: a file appears under blobs/ only after its bytes hashed to its name and are durable (write to tmp/ ->
 fchmod 0444 and fsync -> rename -> fsync of the folder); what is pinned, a root or leased is never collected. Methods
@@ -35,10 +36,12 @@ from market.swarm.disk import Disk, told
 from market.swarm.errors import DamagedBlob, NotStored, SizeContradicted, StoreLocked
 from market.swarm.partial import Partial
 from market.swarm.pieces import PieceHasher, PieceTable, ref_digest, table_from_list
+from market.swarm.quality import MAX_BOOK_BYTES, SourceBook
 
 GRACE_SECONDS: Final = 3600.0
 """What was used within the last hour is not collected: an install may be about to link it."""
 
+_SOURCES: Final = "sources.json"
 _READ: Final = 4 * PIECE_SIZE
 """Bytes per read when a file is hashed or copied: large enough for full speed, small beside the memory budget."""
 
@@ -95,7 +98,8 @@ class Store:
         self._tmp = root / "tmp"
         self._leases: Counter[Digest] = Counter()
         self._lease_lock = threading.Lock()
-        self._open_partials: set[Digest] = set()
+        self._open_partials: dict[Digest, Partial] = {}
+        self._shared_partials: dict[Digest, Partial] = {}
         self._names = iter(range(1 << 62))
         self._turns: WeakValueDictionary[Digest, trio.Lock] = WeakValueDictionary()
         with told(root):
@@ -105,6 +109,7 @@ class Store:
             for folder in (self._blobs, self._partial, self._pins, self._tmp):
                 disk.make_folder(folder)
             self._sweep()
+            self.sources = self._load_sources()
         except BaseException:
             self.close()
             raise
@@ -256,12 +261,25 @@ class Store:
         self.touch(ref.pieces)
         return table_from_list(ref, raw)
 
-    def open_partial(self, ref: BlobRef, table: PieceTable) -> Partial:
-        """The partial of exactly this reference, with whatever is verified of it. Raises StoreFull, StoreUnusable."""
+    def open_partial(self, ref: BlobRef, table: PieceTable, *, shared: bool = False) -> Partial:
+        """The partial of exactly this reference, with whatever is verified of it. Raises StoreFull, StoreUnusable.
+
+        `shared`: its verified pieces may be served to others while it is open.
+        """
         name = ref_digest(ref)
-        partial = Partial(self._disk, self._partial, name, table, on_close=lambda: self._open_partials.discard(name))
-        self._open_partials.add(name)
+        partial = Partial(self._disk, self._partial, name, table, on_close=lambda: self._forget_partial(name))
+        self._open_partials[name] = partial
+        if shared:
+            self._shared_partials[name] = partial
         return partial
+
+    def shared_partial(self, name: Digest) -> Partial | None:
+        """The open partial of the reference `name` (its `ref_digest`), if others may have its pieces. Any thread."""
+        return self._shared_partials.get(name)
+
+    def _forget_partial(self, name: Digest) -> None:
+        self._open_partials.pop(name, None)
+        self._shared_partials.pop(name, None)
 
     def publish(self, ref: BlobRef, partial: Partial) -> None:
         """Give a sealed partial, whose whole digest the caller has verified, its place."""
@@ -272,6 +290,21 @@ class Store:
     def turn(self, digest: Digest) -> trio.Lock:
         """One fetch at a time per digest: whoever comes second finds the blob there."""
         return self._turns.setdefault(digest, trio.Lock())
+
+    # --- what is remembered of sources
+
+    def save_sources(self) -> None:
+        """Write the book of sources; losing it costs no more than meeting them anew. Raises StoreFull."""
+        with self._temporary() as (fd, temporary):
+            self._disk.pwrite(fd, self.sources.to_bytes(), 0, temporary)
+            self._disk.rename(temporary, self.root / _SOURCES)
+
+    def _load_sources(self) -> SourceBook:
+        path = self.root / _SOURCES
+        if not path.exists():
+            return SourceBook()
+        with told(path), path.open("rb") as file:
+            return SourceBook.from_bytes(file.read(MAX_BOOK_BYTES + 1))
 
     # --- what stays
 

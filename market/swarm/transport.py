@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import h11
 
 from market.swarm.answers import Body, Head, Redirected, check_head
+from market.swarm.bodies import Abort, AbortedByCaller, RawBody, Unpacked
 from market.swarm.errors import (
     AddressRefused,
     BadAnswer,
@@ -33,44 +34,8 @@ MAX_IDLE: Final = 4
 """Idle connections kept per host: one per blob that is being fetched at the same time."""
 IDLE_SECONDS: Final = 15.0
 """Common servers close idle connections after 15 to 75 seconds."""
-STALL_BYTES: Final = 1024
-"""Less than this within a stall deadline counts as nothing: a slow drip must not hold a piece for ever."""
 _READ: Final = 64 * 1024
 USER_AGENT: Final = "archipelago-market"
-
-
-class AbortedByCaller(Exception):
-    """The caller fired the Abort; not the source's fault."""
-
-
-class Abort:
-    """Ends a blocking exchange from another thread by shutting its socket down."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._fired = False
-
-    def attach(self, sock: socket.socket | None) -> None:
-        """What to shut down from now on. Raises AbortedByCaller if it is too late."""
-        with self._lock:
-            self._socket = sock
-            if self._fired:
-                raise AbortedByCaller
-
-    def fire(self) -> None:
-        with self._lock:
-            self._fired = True
-            if self._socket is not None:
-                try:
-                    # Not SSLSocket's own shutdown: it takes the TLS object away under the reading thread.
-                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-                except OSError:
-                    return  # it was not connected, or is gone already
-
-    def check(self) -> None:
-        if self._fired:
-            raise AbortedByCaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +64,26 @@ class Route:
         return self.url.scheme, self.url.host, self.url.port
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Bytes offset..offset+length-1 of a resource of `size` bytes."""
+
+    offset: int
+    length: int
+    size: int
+    ranged: bool = True
+    """Ask with a Range header; otherwise the resource is exactly these `length` bytes."""
+    zstd: bool = False
+    """Accept them compressed; only without a range, which would name bytes of the compressed form."""
+
+
 class SpanReader(Protocol):
     """An answer whose body is being read: what every transport offers."""
 
     whole: bool
     """The source ignored the range and sends the blob from its first byte on."""
+    offers_spans: bool
+    """The source is a node that serves spans with a content-coding, too."""
 
     def readinto(self, view: memoryview) -> int:
         """Fill some of `view`; at least one byte. Raises SourceFault, AbortedByCaller."""
@@ -136,18 +116,18 @@ class HttpTransport:
             connection.sock.close()
 
     def open_span(
-        self, source: str, route: Route, offset: int, length: int, size: int, deadlines: Deadlines, abort: Abort
+        self, source: str, route: Route, wanted: Wanted, deadlines: Deadlines, abort: Abort
     ) -> HttpSpan | Redirected:
-        """Ask for `length` bytes from `offset` of a resource of `size` bytes. Raises SourceFault, AbortedByCaller."""
+        """Ask for bytes of a resource. Raises SourceFault, AbortedByCaller."""
         pooled = self._take(route.key)
         if pooled is not None:
             try:
-                return self._exchange(pooled, source, route, offset, length, size, deadlines, abort)
+                return self._exchange(pooled, source, route, wanted, deadlines, abort)
             except _StaleConnection:
                 pooled.sock.close()  # closed by the server while idle: no fault of anybody's
         connection = self._connect(source, route, deadlines, abort)
         try:
-            return self._exchange(connection, source, route, offset, length, size, deadlines, abort)
+            return self._exchange(connection, source, route, wanted, deadlines, abort)
         except _StaleConnection as gone:
             connection.sock.close()
             raise Truncated(source, "closed the connection without an answer") from gone
@@ -215,49 +195,44 @@ class HttpTransport:
         return wrapped
 
     def _exchange(
-        self,
-        connection: _Connection,
-        source: str,
-        route: Route,
-        offset: int,
-        length: int,
-        size: int,
-        deadlines: Deadlines,
-        abort: Abort,
+        self, connection: _Connection, source: str, route: Route, wanted: Wanted, deadlines: Deadlines, abort: Abort
     ) -> HttpSpan | Redirected:
         try:
             abort.attach(connection.sock)
+            parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
             until = time.monotonic() + deadlines.first_byte
-            head, rest = _ask(connection.sock, source, route.url, offset, length, until, abort)
-            body = check_head(source, head, offset, length, size)
+            head = _ask(connection.sock, source, parser, _request(route.url, wanted), until, abort)
+            body = check_head(
+                source, head, wanted.offset, wanted.length, wanted.size, ranged=wanted.ranged, zstd=wanted.zstd
+            )
             if isinstance(body, Redirected):
                 connection.sock.close()
                 return body
         except BaseException:
             connection.sock.close()
             raise
-        return HttpSpan(self, connection, source, rest, body, deadlines.stall, abort)
+        return HttpSpan(self, connection, source, parser, body, deadlines.stall, abort)
 
 
 class _StaleConnection(Exception):
     """The connection ended before the first byte of an answer."""
 
 
+def _request(url: Url, wanted: Wanted) -> h11.Request:
+    headers = [
+        ("Host", url.authority),
+        ("User-Agent", USER_AGENT),
+        ("Accept", "*/*"),
+        ("Accept-Encoding", "zstd, identity;q=0.5" if wanted.zstd else "identity"),
+    ]
+    if wanted.ranged:
+        headers.append(("Range", f"bytes={wanted.offset}-{wanted.offset + wanted.length - 1}"))
+    return h11.Request(method="GET", target=url.target, headers=headers)
+
+
 def _ask(
-    sock: socket.socket, source: str, url: Url, offset: int, length: int, until: float, abort: Abort
-) -> tuple[Head, bytes]:
-    parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
-    request = h11.Request(
-        method="GET",
-        target=url.target,
-        headers=[
-            ("Host", url.authority),
-            ("User-Agent", USER_AGENT),
-            ("Accept", "*/*"),
-            ("Accept-Encoding", "identity"),
-            ("Range", f"bytes={offset}-{offset + length - 1}"),
-        ],
-    )
+    sock: socket.socket, source: str, parser: h11.Connection, request: h11.Request, until: float, abort: Abort
+) -> Head:
     read = 0
     try:
         sock.settimeout(max(0.05, until - time.monotonic()))
@@ -267,7 +242,7 @@ def _ask(
             if isinstance(event, h11.Response):
                 headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
                 alive = event.http_version == b"1.1" and headers.get("connection", "").lower() != "close"
-                return Head(event.status_code, headers, alive), parser.trailing_data[0]
+                return Head(event.status_code, headers, alive)
             if event is h11.NEED_DATA:
                 if read > MAX_HEAD:
                     raise BadAnswer(source, f"a head of more than {MAX_HEAD} bytes")
@@ -302,65 +277,39 @@ class HttpSpan:
         transport: HttpTransport,
         connection: _Connection,
         source: str,
-        rest: bytes,
+        parser: h11.Connection,
         body: Body,
         stall: float,
         abort: Abort,
     ) -> None:
         self.whole = body.whole
+        self.offers_spans = body.offers_spans
         self._transport = transport
         self._connection = connection
         self._source = source
-        self._rest = memoryview(rest)[: body.length]
-        self._overrun = len(rest) > body.length
         self._left = body.length
         self._keep = body.keep_alive
-        self._stall = stall
+        raw = RawBody(connection.sock, source, parser, body, stall, abort)
+        self._raw = raw
+        self._unpack = Unpacked(source, raw) if body.zstd else None
         self._abort = abort
-        self._window_ends = time.monotonic() + stall
-        self._window_bytes = 0
         connection.sock.settimeout(stall)
 
     def readinto(self, view: memoryview) -> int:
         """Fill some of `view`; at least one byte. Raises Stalled, Truncated, BadAnswer, AbortedByCaller."""
         if self._left == 0:
             raise BadAnswer(self._source, "the body is shorter than was asked for")
-        if self._rest:
-            got = min(len(view), len(self._rest))
-            view[:got] = self._rest[:got]
-            self._rest = self._rest[got:]
-        else:
-            got = self._receive(view[: self._left])
+        room = view[: self._left]
+        got = self._unpack.readinto(room) if self._unpack is not None else self._raw.readinto(room)
+        if got == 0:
+            raise Truncated(self._source, f"the body ended {self._left} bytes early")
         self._left -= got
         return got
-
-    def _receive(self, view: memoryview) -> int:
-        try:
-            got = self._connection.sock.recv_into(view)
-        except TimeoutError as late:
-            self._abort.check()
-            raise Stalled(self._source, f"nothing came for {self._stall:g} s") from late
-        except OSError as broken:
-            self._abort.check()
-            raise Truncated(self._source, f"the connection broke: {broken}") from broken
-        if got == 0:
-            self._abort.check()
-            raise Truncated(self._source, f"the body ended {self._left} bytes early")
-        self._note_progress(got)
-        return got
-
-    def _note_progress(self, got: int) -> None:
-        self._window_bytes += got
-        if self._window_bytes >= STALL_BYTES:
-            self._window_bytes = 0
-            self._window_ends = time.monotonic() + self._stall
-        elif time.monotonic() > self._window_ends:
-            raise Stalled(self._source, f"fewer than {STALL_BYTES} bytes came in {self._stall:g} s")
 
     def close(self) -> None:
         """Keep the connection if its body was read to the end; drop it otherwise."""
         connection = self._connection
-        if self._left == 0 and self._keep and not self._overrun:
+        if self._left == 0 and self._keep and self._raw.at_end:
             try:
                 self._abort.attach(None)
             except AbortedByCaller:

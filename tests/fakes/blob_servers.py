@@ -55,6 +55,10 @@ class Faults:
     status: int | None = None
     redirect: str | None = None
     """Redirects to this base URL."""
+    chunked: bool = False
+    """No length: every body in chunks, as servers send what they make on the way."""
+    packed: bytes | None = None
+    """Sends these bytes as a zstd body, in place of every blob, to whoever accepts that."""
     encoding: str | None = None
     """Claims a Content-Encoding that nobody asked for."""
     range_shift: int = 0
@@ -196,6 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
         if path is None or (faults.only_lists_and_small and path.stat().st_size > PIECE):
             self._empty(404)
             return
+        if faults.packed is not None and "zstd" in self.headers.get("Accept-Encoding", ""):
+            self._send_packed(faults.packed)
+            return
         offset, length = self._head(path.stat().st_size)
         if body and length:
             with path.open("rb") as file:
@@ -206,6 +213,13 @@ class _Handler(BaseHTTPRequestHandler):
                         self.blobs.body_bytes += sent
                 else:
                     self._body(file.fileno(), offset, length)
+
+    def _send_packed(self, packed: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Encoding", "zstd")
+        self.send_header("Content-Length", str(len(packed)))
+        self.end_headers()
+        self.wfile.write(packed)
 
     def _refuses(self) -> bool:
         faults = self.blobs.faults
@@ -246,7 +260,9 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted is not None:
             first, last = offset + faults.range_shift, end - 1 + faults.range_shift
             self.send_header("Content-Range", f"bytes {first}-{last}/{size + faults.size_shift}")
-        if not faults.endless:
+        if faults.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif not faults.endless:
             extra = faults.size_shift if wanted is None else 0
             self.send_header("Content-Length", str(end - offset + extra))
         if faults.encoding is not None:
@@ -265,6 +281,8 @@ class _Handler(BaseHTTPRequestHandler):
                     return
             self._send(chunk)
             sent += len(chunk)
+        if faults.chunked:
+            self.connection.sendall(b"0\r\n\r\n")
         while faults.endless and not self.blobs.stopped.is_set():
             self._send(bytes(_CHUNK))
 
@@ -292,6 +310,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.blobs.pacer.wait_turn(len(chunk))
         if self.blobs.faults.drip is not None:
             self.blobs.stopped.wait(self.blobs.faults.drip)
+        if self.blobs.faults.chunked:
+            chunk = b"%x\r\n%b\r\n" % (len(chunk), chunk)
         self.connection.sendall(chunk)
         with self.blobs.lock:
             self.blobs.body_bytes += len(chunk)

@@ -18,7 +18,7 @@ from pathlib import Path
 import trio
 
 from market.model import BlobRef, Digest
-from market.swarm import Fetcher, Source, SourceKind, open_store
+from market.swarm import Fetcher, Source, SourceKind, Store, open_store
 from market.swarm.disk import Disk
 from tests.market.swarm.published import LOOPBACK
 
@@ -76,8 +76,13 @@ class KillingDisk(Disk):
         super().unlink(path)
 
 
+def _fetcher(store: Store, url: str) -> Fetcher:
+    """With a checkpoint after every piece, so that each of its steps is a place to die too."""
+    return Fetcher(store, [Source(url, SourceKind.ORIGIN)], LOOPBACK, checkpoint_bytes=1)
+
+
 async def _fetch(root: Path, disk: Disk, url: str, ref: BlobRef) -> tuple[int, int]:
-    with open_store(root, disk=disk) as store, Fetcher(store, [Source(url, SourceKind.ORIGIN)], LOOPBACK) as fetcher:
+    with open_store(root, disk=disk) as store, _fetcher(store, url) as fetcher:
         report = await fetcher.fetch(ref)
         store.verify(ref)
         for blob in store.list():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from market.swarm import (
     fetch_blob,
     open_store,
 )
+from market.swarm.disk import Disk
 from market.swarm.errors import AddressRefused
 from market.swarm.routes import Resolver
 from market.swarm.sources import parse_url
@@ -305,6 +307,58 @@ async def test_cancelling_ends_blocked_threads_at_once_and_keeps_what_was_verifi
 async def _begin(fetcher: Fetcher, ref: BlobRef, task_status: trio.TaskStatus[None]) -> None:
     task_status.started()
     await fetcher.fetch(ref)
+
+
+class BrokenDisk(Disk):
+    """Has a defect: something that is no OSError goes wrong in its third write of a piece."""
+
+    def __init__(self) -> None:
+        self.writes = 0
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int, path: Path) -> None:
+        self.writes += path.suffix == ".data"
+        if path.suffix == ".data" and self.writes == 3:
+            raise RuntimeError("a defect in the writer")
+        super().pwrite(fd, data, offset, path)
+
+
+async def test_a_defect_in_the_writer_ends_the_fetch_and_shows_itself(tmp_path: Path, folder: Path) -> None:
+    ref = publish(folder, some_bytes(40 * PIECE_SIZE))
+    with open_store(tmp_path / "broken", disk=BrokenDisk()) as store, BlobServer(folder) as server:
+        with trio.fail_after(10), pytest.raises(ExceptionGroup) as told:
+            await fetch(store, ref, origin(server))
+        assert told.group_contains(RuntimeError, match="a defect in the writer")
+        assert not store.has(ref.blake3)
+
+
+class SlowDisk(Disk):
+    """Syncs only when it is let; counts what was written meanwhile."""
+
+    def __init__(self) -> None:
+        self.may_sync = threading.Event()
+        self.written = 0
+        self.most = 0
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int, path: Path) -> None:
+        super().pwrite(fd, data, offset, path)
+        if path.suffix == ".data":
+            self.written += len(data)
+            self.most = max(self.most, self.written)
+
+    def sync_data(self, fd: int, path: Path) -> None:
+        if path.suffix == ".data":
+            self.may_sync.wait(0.4)
+            self.written = 0
+        super().sync_data(fd, path)
+
+
+async def test_a_disk_that_can_not_keep_up_holds_the_fetch_back(tmp_path: Path, folder: Path) -> None:  # R-SW4
+    ref = publish(folder, bytes(90 * PIECE_SIZE))
+    disk = SlowDisk()
+    with open_store(tmp_path / "slow", disk=disk) as store, BlobServer(folder) as server:
+        await fetch(store, ref, origin(server))
+        assert store.has(ref.blake3)
+    assert 24 * PIECE_SIZE <= disk.most <= 64 * PIECE_SIZE
 
 
 async def test_two_fetches_of_one_blob_bring_it_once(store: Store, folder: Path) -> None:

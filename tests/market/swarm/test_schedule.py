@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from market.model import PIECE_SIZE, Digest
 from market.swarm.errors import FaultKind
 from market.swarm.pieces import PieceTable
-from market.swarm.schedule import MAX_OWNERS, Lease, Leave, Quality, Schedule, SourceState, Wait
+from market.swarm.quality import Quality
+from market.swarm.schedule import MAX_OWNERS, PATIENCE_SECONDS, Lease, Leave, Look, Schedule, SourceState, Wait
 from market.swarm.sources import SourceKind
 
 MIB = 1024 * 1024.0
@@ -42,18 +43,38 @@ class Actor:
     failing_at: float | None = None
     gone: bool = False
     brought: int = 0
+    have: bytes | None = None
+    """What it has when it is first asked; None: all."""
+    grows: float = 0.0
+    """Pieces per second that it gets by itself, in order."""
+
+    def shown(self, now: float) -> bytes | None:
+        if self.have is None:
+            return None
+        more = int(now * self.grows)
+        grown = bytearray(self.have)
+        for index in range(len(grown)):
+            if more and not grown[index]:
+                grown[index] = 1
+                more -= 1
+        return bytes(grown)
 
 
 class Simulation:
     """Runs a Schedule in steps of simulated time and checks its promises at each."""
 
-    def __init__(self, pieces: int, actors: list[Actor], tail: int = PIECE_SIZE, step: float = 0.05) -> None:
+    def __init__(
+        self, pieces: int, actors: list[Actor], tail: int = PIECE_SIZE, step: float = 0.05, seed: int = 0
+    ) -> None:
         self.step = step
         size = (pieces - 1) * PIECE_SIZE + tail
         self.table = PieceTable(Digest("0" * 64), size, bytes(32 * pieces))
         self.actors = actors
         self.states = [SourceState(actor.kind, Quality()) for actor in actors]
-        self.schedule = Schedule(self.table, self.states)
+        self.schedule = Schedule(self.table, self.states, seed)
+        for number, actor in enumerate(actors):
+            if actor.have is not None:
+                self.schedule.looked(number, actor.have, 0.0)
         self.verified: set[int] = set()
         self.now = 0.0
         self.duplicate_bytes = 0
@@ -79,9 +100,13 @@ class Simulation:
             actor.gone = True
         elif isinstance(move, Wait):
             assert move.until > self.now
+        elif isinstance(move, Look):
+            self.schedule.looked(number, actor.shown(self.now), self.now)
         else:
             assert move.start < move.end
             assert not self.verified & set(range(move.start, move.end)), "a verified piece was assigned"
+            shown = self.states[number].have
+            assert shown is None or all(shown[move.start : move.end]), "a piece was asked of one who does not have it"
             actor.lease, actor.taken_at, actor.failing_at = move, self.now, None
             actor.deed = actor.always or (actor.deeds.pop(0) if actor.deeds else None)
 
@@ -177,6 +202,56 @@ def test_without_a_working_source_it_ends_and_says_so(pieces: int, sources: list
     sim.run(limit=900.0)
     assert not sim.schedule.complete
     assert sim.schedule.stuck or not sources
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.integers(2, 24), st.lists(actors, max_size=2), kinds, rates, st.integers(0, 100))
+def test_peers_that_have_a_part_are_asked_only_for_it_and_never_hold_the_blob_up(
+    data: st.DataObject, pieces: int, others: list[Actor], kind: SourceKind, rate: float, seed: int
+) -> None:  # R-SW2
+    flags = st.lists(st.integers(0, 1), min_size=pieces, max_size=pieces).map(bytes)
+    partials = [
+        Actor(SourceKind.PEER, 20 * MIB, have=data.draw(flags), grows=data.draw(st.sampled_from([0.0, 2.0])))
+        for _ in range(data.draw(st.integers(1, 3)))
+    ]
+    sim = Simulation(pieces, [Actor(kind, rate), *others, *partials], seed=seed)
+    sim.run(limit=600.0)
+    assert sim.schedule.complete
+
+
+def test_peers_that_have_nothing_new_for_long_are_given_up() -> None:
+    stuck = Actor(SourceKind.PEER, 20 * MIB, have=bytes([1, 1, 0, 0]))
+    sim = Simulation(4, [stuck])
+    sim.run(limit=2 * PATIENCE_SECONDS)
+    assert sim.schedule.stuck
+    assert sim.verified == {0, 1}
+
+
+def test_a_peer_is_asked_for_the_rarest_of_its_pieces_first() -> None:
+    table = PieceTable(Digest("0" * 64), 4 * PIECE_SIZE, bytes(128))
+    states = [SourceState(SourceKind.PEER, Quality()) for _ in range(3)]
+    schedule = Schedule(table, states)
+    for number, have in enumerate([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]]):
+        schedule.looked(number, bytes(have), 0.0)
+    first = schedule.next(0, 0.0)
+    assert isinstance(first, Lease)
+    assert (first.start, first.end) == (2, 3)
+    second = schedule.next(1, 0.0)
+    assert isinstance(second, Lease)
+    assert (second.start, second.end) == (1, 2)
+
+
+def test_nodes_that_see_each_other_begin_at_different_pieces() -> None:
+    table = PieceTable(Digest("0" * 64), 64 * PIECE_SIZE, bytes(64 * 32))
+    starts = set()
+    for seed in (5, 21, 40):
+        schedule = Schedule(table, [SourceState(SourceKind.ORIGIN, Quality()), SourceState(SourceKind.PEER, Quality())])
+        schedule.seed = seed
+        schedule.looked(1, bytes(64), 0.0)
+        lease = schedule.next(0, 0.0)
+        assert isinstance(lease, Lease)
+        starts.add(lease.start)
+    assert starts == {5, 21, 40}
 
 
 def seconds(pieces: int, actors: list[Actor]) -> float:

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from market.bridge import open_bridge, serve
 from market.model import PIECE_SIZE, BlobRef, Digest
 from market.swarm import Source, SourceKind, Store, blob_routes, fetch_blob, open_store
-from market.swarm.serving import MAX_STREAMS_PER_PEER, Span, Unsatisfiable, parse_range
+from market.swarm.serving import Span, Unsatisfiable, parse_range
+from market.swarm.uplink import MAX_STREAMS_PER_PEER
 from tests.market.swarm.published import FOUR_AND_A_BIT, LOOPBACK
 
 

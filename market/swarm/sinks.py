@@ -1,0 +1,198 @@
+"""Where verified pieces go: to memory, or to a partial with a thread that writes and one that makes it durable.
+
+Guarantees: receiving, writing and syncing overlap, with bounds between them: at most WRITE_AHEAD pieces wait for the
+writer, and at most MAX_UNRECORDED bytes are written without being durable and recorded (R-SW4, also against a power
+cut). Whatever ends one of the threads, the others are told and nobody waits for ever. It refuses to know sources.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from queue import SimpleQueue
+from typing import Final, Protocol
+
+import outcome
+from blake3 import blake3
+
+from market.errors import Problem
+from market.swarm.partial import Partial
+
+WRITE_AHEAD: Final = 8
+"""Verified pieces that may wait for the disk: enough to bridge its hiccups, 8 MiB of memory."""
+CHECKPOINT_BYTES: Final = 24 * 1024 * 1024
+"""A checkpoint begins as soon as this much is new, so that it is done before MAX_UNRECORDED makes the writer wait."""
+CHECKPOINT_SECONDS: Final = 2.0
+MAX_UNRECORDED: Final = 56 * 1024 * 1024
+"""What a power cut may cost is this and WRITE_AHEAD, 64 MiB; a slow disk slows the fetch down to its own rate."""
+
+
+class WriterDied(Problem):
+    """The thread that writes pieces ended by a defect; the defect itself is raised beside this."""
+
+    kind = "writer-died"
+
+
+class Buffers:
+    """Piece-sized buffers that are used again: a fresh one per piece costs more than the copy (malloc trimming)."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._free: deque[bytearray] = deque()
+
+    def take(self) -> bytearray:
+        try:
+            return self._free.pop()
+        except IndexError:
+            return bytearray(self._size)
+
+    def give_back(self, buffer: bytearray) -> None:
+        self._free.append(buffer)
+
+
+class Sink(Protocol):
+    """Where verified pieces go. Called from several threads."""
+
+    def keep(self, index: int, buffer: bytearray, size: int) -> bytearray:
+        """Keep the first `size` bytes as a verified piece; it may come twice. Returns a buffer to go on with.
+
+        Raises Problem when this machine can not.
+        """
+
+
+class MemorySink:
+    """For bytes that are checked as a whole: small blobs and piece lists."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def keep(self, index: int, buffer: bytearray, size: int) -> bytearray:
+        self.data = bytes(memoryview(buffer)[:size])
+        return buffer
+
+
+class PartialSink:
+    """Writes pieces to a partial, hashes the whole blob as far as it lies there in order, and records progress.
+
+    `write_all` and `record_all` each run in a thread of their own until `close`.
+    """
+
+    def __init__(self, partial: Partial, buffers: Buffers, *, checkpoint_bytes: int = CHECKPOINT_BYTES) -> None:
+        self._partial = partial
+        self._buffers = buffers
+        self._checkpoint_bytes = checkpoint_bytes
+        self._waiting: SimpleQueue[tuple[int, bytearray, int] | None] = SimpleQueue()
+        self._room = threading.Semaphore(WRITE_AHEAD)
+        self._changed = threading.Condition()
+        self._broken: Problem | None = None
+        self._closed = False
+        self._hashing = threading.Lock()
+        self._whole = blake3()
+        self._next = 0
+
+    def keep(self, index: int, buffer: bytearray, size: int) -> bytearray:
+        self._room.acquire()
+        if self._broken is not None:
+            self._room.release()
+            raise self._broken
+        self._waiting.put((index, buffer, size))
+        return self._buffers.take()
+
+    def write_all(self) -> None:
+        """Write what is kept until `close`; after a fault only let go of it. Raises what is no Problem, at the end."""
+        defect: outcome.Error | None = None
+        while (piece := self._waiting.get()) is not None:
+            index, buffer, size = piece
+            if self._broken is None:
+                result = outcome.capture(self._write, index, memoryview(buffer)[:size])
+                # Nothing may end this thread: whoever waits for room would wait for ever.
+                if isinstance(result, outcome.Error) and not self._break(result.error):
+                    defect = result
+            self._buffers.give_back(buffer)
+            self._room.release()
+        if defect is not None:
+            defect.unwrap()
+
+    def record_all(self) -> None:
+        """Checkpoint every CHECKPOINT_BYTES or CHECKPOINT_SECONDS until `close`."""
+        while self._wait_due():
+            result = outcome.capture(self._partial.checkpoint)
+            if isinstance(result, outcome.Error) and not self._break(result.error):
+                result.unwrap()
+            with self._changed:
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """No more pieces: the threads end when they have done what waits. Blocks for no disk."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._waiting.put(None)
+
+    @property
+    def broken(self) -> Problem | None:
+        """Why pieces could not be written or recorded."""
+        return self._broken
+
+    @property
+    def _unrecorded(self) -> int:
+        return self._partial.unrecorded_pieces * self._partial.table.piece_size
+
+    def _break(self, error: BaseException) -> bool:
+        """Let everybody know that nothing can be kept any more. False if it is a defect, not a Problem."""
+        told = error
+        if not isinstance(told, Problem):
+            told = WriterDied(f"{type(error).__name__}: {error}", where=str(self._partial.data_path))
+        with self._changed:
+            self._broken = self._broken or told
+            self._changed.notify_all()
+        return told is error
+
+    def _wait_due(self) -> bool:
+        """True when there is something to record; False when there will be no more."""
+        with self._changed:
+            while True:
+                full = self._changed.wait_for(self._is_urgent, CHECKPOINT_SECONDS)
+                if self._closed or self._broken is not None:
+                    return False
+                if full or self._unrecorded:
+                    return True
+
+    def _is_urgent(self) -> bool:
+        return self._closed or self._broken is not None or self._unrecorded >= self._checkpoint_bytes
+
+    def _write(self, index: int, data: memoryview) -> None:
+        with self._changed:
+            if self._unrecorded >= self._checkpoint_bytes:
+                self._changed.notify_all()
+            # Closed: the last pieces are about to be sealed, and nobody records any more.
+            self._changed.wait_for(
+                lambda: self._closed or self._broken is not None or self._unrecorded < MAX_UNRECORDED
+            )
+        if not self._partial.write(index, data):
+            return
+        if index == self._next and self._hashing.acquire(blocking=False):
+            try:
+                if index == self._next:
+                    self._whole.update(data)
+                    self._next += 1
+            finally:
+                self._hashing.release()
+
+    def catch_up(self) -> None:
+        """Hash what came out of order and is in order by now; reads it back from the page cache."""
+        while self._catch_up_one():
+            pass
+
+    def _catch_up_one(self) -> bool:
+        with self._hashing:
+            if self._next >= self._partial.table.count or self._next not in self._partial.have:
+                return False
+            self._whole.update(self._partial.read(self._next))
+            self._next += 1
+            return True
+
+    def whole_digest(self) -> bytes:
+        """BLAKE3 of the whole blob; every piece must be there."""
+        self.catch_up()
+        return self._whole.digest()
