@@ -68,16 +68,19 @@ def in_lab(once: bool, as_json: bool, began: float) -> int:
         booted = time.monotonic()
         tell(f"a node is up in {booted - setup:.1f} s, at {node.address}")
         argv = ["archy-python", "-m", "tests.system.demo.cast", "--result", RESULT_IN_NODE, "--stay"]
-        cast = node.popen(argv, user="op", stdout=subprocess.PIPE)
-        return watch(
-            cast.popen,
-            lambda: node.read(RESULT_IN_NODE).decode(),
-            lambda url: seen_from_outside(url, node.address),
-            once,
-            as_json,
-            began,
-            booted - began,
-        )
+        cast = node.popen([*argv, "--disposable"], user="op", stdout=subprocess.PIPE)
+        try:
+            return watch(
+                cast.popen,
+                lambda: node.read(RESULT_IN_NODE).decode(),
+                lambda url: seen_from_outside(url, node.address),
+                once,
+                as_json,
+                began,
+                booted - began,
+            )
+        finally:
+            cast.terminate()
 
 
 def watch(

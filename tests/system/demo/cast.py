@@ -120,8 +120,9 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--stay", action="store_true", help="keep everything running until SIGINT or SIGTERM")
+    parser.add_argument("--disposable", action="store_true", help="the machine goes with the demo: clean up nothing")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if options.disposable else sys.exit(143))
     work = Path(tempfile.mkdtemp(prefix="archy-demo-"))
     story = Story()
     try:

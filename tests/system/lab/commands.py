@@ -26,10 +26,9 @@ __all__ = ["CommandFailed", "CommandTimedOut", "Entrance", "NodeProcess", "User"
 
 User = Literal["op", "root"]
 
-_FORK = ("/bin/sh", "-c", 'exec 3>&2 2>/dev/null; "$@" 2>&3 3>&-; exit "$?"', "sh")
+_FORK = ("/bin/sh", "-c", '"$@"; exit "$?"', "sh")
 """A process is in a pid namespace only from its next fork on. nsenter's own fork would stop together with its child
-when a shutdown stops everything before it kills, leave the child unreaped, and so the shutdown would never end. The
-shell's own words ("Killed") are nobody's; the program keeps the standard error it was given."""
+when a shutdown stops everything before it kills, leave the child unreaped, and so the shutdown would never end."""
 
 _SHOWN = 4000
 """Characters of a failed command's output that its error carries: the end of a traceback fits."""
