@@ -5,11 +5,12 @@
 
 from market.trust.anchors import Anchor, AnchorBook, Anchors, DamagedAnchors, NotAPerson, UnknownAnchor, person_id
 from market.trust.circle import Circle
-from market.trust.factors import NEUTRAL, TERMS, Continuity, Contributor, Factor, FactorKey
+from market.trust.factors import NEUTRAL, TERMS, Contributor, Factor, FactorKey
 from market.trust.gates import Gate, GateKind, GateState, Permissions
 from market.trust.graph import TrustGraph
 from market.trust.policy import Policy
 from market.trust.rank import pagerank, personalized_pagerank
+from market.trust.signer import Continuity, Signer, compare
 from market.trust.verdict import Ask, Outcome, Verdict, judge, judge_in
 
 __all__ = [
@@ -32,9 +33,11 @@ __all__ = [
     "Outcome",
     "Permissions",
     "Policy",
+    "Signer",
     "TrustGraph",
     "UnknownAnchor",
     "Verdict",
+    "compare",
     "judge",
     "judge_in",
     "pagerank",

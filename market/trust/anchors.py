@@ -77,6 +77,12 @@ class Anchors:
     """The anchors as a value, sorted by person, each person once (the last one given counts)."""
 
     entries: tuple[Anchor, ...] = ()
+    follows: tuple[str, ...] = ()
+    """People of an imported follow list: known to the operator, each with a share of one anchor's weight."""
+    distrusted: tuple[str, ...] = ()
+    """People to whom the operator does not listen, whoever follows them."""
+    own: str = ""
+    """The operator's own identity in this home; it counts once there is another anchor."""
 
     @classmethod
     def of(cls, people: Iterable[str | Anchor]) -> Anchors:

@@ -15,6 +15,7 @@ from typing import Final
 
 from market.model import Attestation, AttestKind, Listing
 from market.trust.circle import Circle
+from market.trust.signer import Continuity, Signer
 from market.trust.votes import REPORTS
 
 
@@ -81,15 +82,6 @@ OLDER_RELEASE: Final = 0.5
 """What praise for another release of the same app is worth here. Reports keep their full weight."""
 
 
-class Continuity(StrEnum):
-    """How this release's signer compares to what this node ran under the same app id."""
-
-    FIRST_SEEN = "first-seen"
-    SAME = "same"
-    ROTATED = "rotated"
-    CHANGED = "changed"
-
-
 @dataclass(frozen=True, slots=True)
 class Contributor:
     """Somebody who moved a factor: what they say, their percentage of the factor's weight, how they are known."""
@@ -99,10 +91,12 @@ class Contributor:
     says: str
     share: int
     path: tuple[str, ...]
+    note: str = ""
 
     def to_json(self) -> dict[str, object]:
         return {
-            "person": self.person, "label": self.label, "says": self.says, "share": self.share, "path": list(self.path),
+            "person": self.person, "label": self.label, "says": self.says, "share": self.share,
+            "path": list(self.path), "note": self.note,
         }  # fmt: skip
 
 
@@ -146,7 +140,7 @@ class Factor:
         }  # fmt: skip
 
 
-def read_all(circle: Circle, listing: Listing, continuity: Continuity, *, now: int) -> tuple[Reading, ...]:
+def read_all(circle: Circle, listing: Listing, signer: Signer, *, now: int) -> tuple[Reading, ...]:
     """The six readings of one app, in the table's order."""
     subject = listing.release.digest if listing.release else None
     votes = circle.votes.about(listing.app, subject)
@@ -155,7 +149,7 @@ def read_all(circle: Circle, listing: Listing, continuity: Continuity, *, now: i
         _standing(terms[FactorKey.PUBLISHER], circle, listing.app.publisher),
         _voices(terms[FactorKey.REVIEWS], circle, _kinds(votes, AttestKind.REVIEWED, AttestKind.RAN), listing),
         _voices(terms[FactorKey.REBUILDS], circle, _kinds(votes, AttestKind.REBUILT), listing),
-        _continuity(terms[FactorKey.CONTINUITY], continuity),
+        _continuity(terms[FactorKey.CONTINUITY], signer),
         _freshness(terms[FactorKey.FRESHNESS], listing, now),
         _reports(terms[FactorKey.REPORTS], circle, _kinds(votes, *REPORTS)),
     )
@@ -202,10 +196,10 @@ def _standing(term: Term, circle: Circle, publisher: str) -> Reading:
         text = f"Known through {_count(len(circle.path(publisher)) - 1, 'step', 'steps')} from your anchors."
     else:
         text = "Nobody you know follows the publisher; this is the neutral start."
-    flows = tuple((person, flow, "follows or vouches for the publisher") for person, flow in supporters)
+    flows = tuple((person, flow, "follows or vouches for the publisher", "") for person, flow in supporters)
     if circle.is_anchor(publisher):
         # What does not come from follows starts here, because the operator said so.
-        flows += ((publisher, weight - math.fsum(flow for _, flow in supporters), "you pinned the publisher"),)
+        flows += ((publisher, weight - math.fsum(flow for _, flow in supporters), "you pinned the publisher", ""),)
     return Reading(term, 1.0, weight, text, _contributors(circle, flows, to=publisher), len(flows))
 
 
@@ -225,7 +219,7 @@ def _voices(term: Term, circle: Circle, votes: Iterable[Attestation], listing: L
     voiced = [_count(good, "person vouches", "people vouch")] if good else []
     voiced += [_count(bad, "person objects", "people object")] if bad else []
     text = f"{', '.join(voiced) or 'Some spoke, neither for nor against'}."
-    flows = tuple((vote.voter, w, _says(vote, subject == vote.subject)) for vote, w in heard)
+    flows = tuple((vote.voter, w, _says(vote, subject == vote.subject), vote.note) for vote, w in heard)
     return Reading(term, average, weight, text, _contributors(circle, flows), len(heard))
 
 
@@ -248,19 +242,19 @@ def _reports(term: Term, circle: Circle, votes: Iterable[Attestation]) -> Readin
         return Reading(term, 0.0, 0.0, f"No report that counts.{aside}")
     weights = [circle.weight(vote.voter) for vote in heard]
     blame = math.fsum(w * -vote.value / 100 for vote, w in zip(heard, weights, strict=True)) / math.fsum(weights)
-    flows = tuple((vote.voter, w, _says(vote, True)) for vote, w in zip(heard, weights, strict=True))
+    flows = tuple((vote.voter, w, _says(vote, True), vote.note) for vote, w in zip(heard, weights, strict=True))
     text = f"{_count(len(heard), 'person reports', 'people report')} this app.{aside}"
     return Reading(term, blame, math.fsum(weights), text, _contributors(circle, flows), len(heard))
 
 
-def _continuity(term: Term, continuity: Continuity) -> Reading:
+def _continuity(term: Term, signer: Signer) -> Reading:
     value, text = {
         Continuity.FIRST_SEEN: (term.prior, "This node has not run this app before; this is the neutral start."),
         Continuity.SAME: (1.0, "The same publisher and key as what this node runs."),
         Continuity.ROTATED: (0.8, "The publisher rotated the key as announced beforehand."),
         Continuity.CHANGED: (0.0, "Another signer than what this node runs under this name."),
-    }[continuity]
-    return _fact(term, value, text, known=continuity is not Continuity.FIRST_SEEN)
+    }[signer.continuity]
+    return _fact(term, value, signer.text or text, known=signer.continuity is not Continuity.FIRST_SEEN)
 
 
 def _freshness(term: Term, listing: Listing, now: int) -> Reading:
@@ -280,9 +274,9 @@ def _fact(term: Term, value: float, text: str, *, known: bool = True) -> Reading
 
 
 def _contributors(
-    circle: Circle, flows: tuple[tuple[str, float, str], ...], *, to: str | None = None
+    circle: Circle, flows: tuple[tuple[str, float, str, str], ...], *, to: str | None = None
 ) -> tuple[Contributor, ...]:
-    total = math.fsum(weight for _, weight, _ in flows)
+    total = math.fsum(flow[1] for flow in flows)
     heaviest = sorted(flows, key=lambda flow: (-flow[1], flow[0]))[:MAX_CONTRIBUTORS]
     return tuple(
         Contributor(
@@ -291,8 +285,9 @@ def _contributors(
             says=says,
             share=math.floor(100 * weight / total),
             path=circle.path(person) + ((to,) if to and to != person else ()),
+            note=note,
         )
-        for person, weight, says in heaviest
+        for person, weight, says, note in heaviest
     )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from market.model import Digest, Flag, FlagKind, Listing
 from market.trust.circle import Circle
-from market.trust.factors import Continuity
+from market.trust.signer import Continuity, Signer
 
 _LAST_DATE: Final = 253_402_300_799
 """9999-12-31: what datetime can say; a head that expires later says the same."""
@@ -30,6 +30,7 @@ class GateKind(StrEnum):
     PERMISSIONS = "permissions"
     SIGNER = "signer"
     HEAD = "head"
+    DISTRUSTED = "distrusted"
     ANCHORS = "anchors"
     OTHER = "other"
 
@@ -65,6 +66,8 @@ class Permissions:
 
     wanted: tuple[str, ...] = ()
     denied: frozenset[str] = frozenset()
+    whole: tuple[str, ...] = ()
+    """All that the release may do, granted or not; the policy asks for more where this reaches the machine."""
 
 
 _PROOFS: Final[Mapping[FlagKind, tuple[GateKind, str, str]]] = {
@@ -90,7 +93,7 @@ def check_all(
     *,
     now: int,
     permissions: Permissions,
-    continuity: Continuity,
+    signer: Signer,
     broken: Mapping[Digest, str],
 ) -> tuple[Gate, ...]:
     """Every gate of one app, held or not. `broken` are releases whose bytes did not match, with what was found."""
@@ -100,8 +103,9 @@ def check_all(
         _digest(listing, broken),
         _release(listing),
         _permissions(permissions),
-        _signer(continuity),
+        _signer(signer),
         _head(listing, now),
+        _distrusted(circle, listing.app.publisher),
         _anchors(circle),
     )
 
@@ -140,7 +144,7 @@ def _release(listing: Listing) -> Gate:
 
 
 def _permissions(permissions: Permissions) -> Gate:
-    refused = [word for word in permissions.wanted if word in permissions.denied]
+    refused = [word for word in dict.fromkeys((*permissions.wanted, *permissions.whole)) if word in permissions.denied]
     if refused:
         text = f"It wants what you never allow: {', '.join(refused)}."
         return Gate(GateKind.PERMISSIONS, GateState.REFUSE, text, lifted_by="your own change of mind")
@@ -150,11 +154,19 @@ def _permissions(permissions: Permissions) -> Gate:
     return Gate(GateKind.PERMISSIONS, GateState.OK, "It wants nothing that you have not agreed to.")
 
 
-def _signer(continuity: Continuity) -> Gate:
-    if continuity is Continuity.CHANGED:
-        text = "Another signer than the one whose app runs here under this name."
-        return Gate(GateKind.SIGNER, GateState.ASK, text, lifted_by="your own word for this signer")
-    return Gate(GateKind.SIGNER, GateState.OK, "No other signer runs here under this name.")
+def _signer(signer: Signer) -> Gate:
+    if signer.continuity is Continuity.CHANGED:
+        text = signer.text or "Another signer than the one whose app runs here under this name."
+        return Gate(GateKind.SIGNER, GateState.ASK, text, signer.evidence, "your own word for this signer")
+    text = signer.text or "No other signer runs here under this name."
+    return Gate(GateKind.SIGNER, GateState.OK, text, signer.evidence)
+
+
+def _distrusted(circle: Circle, publisher: str) -> Gate:
+    if publisher in circle.distrusted:
+        text = "You said that you distrust this publisher."
+        return Gate(GateKind.DISTRUSTED, GateState.REFUSE, text, (publisher,), "taking your own word back")
+    return Gate(GateKind.DISTRUSTED, GateState.OK, "You have not said that you distrust this publisher.")
 
 
 def _head(listing: Listing, now: int) -> Gate:
@@ -177,10 +189,10 @@ def _head(listing: Listing, now: int) -> Gate:
 
 
 def _anchors(circle: Circle) -> Gate:
-    if not circle.shares:
+    if not circle.named:
         text = "You have no anchors, so there is nobody whose word could count."
         return Gate(GateKind.ANCHORS, GateState.ASK, text, lifted_by="pinning a publisher or a person you trust")
-    return Gate(GateKind.ANCHORS, GateState.OK, f"Trust starts at {len(circle.shares)} of your own anchors.")
+    return Gate(GateKind.ANCHORS, GateState.OK, f"Trust starts at {circle.named} of your own anchors.")
 
 
 def _date(moment: int) -> str:

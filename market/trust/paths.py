@@ -20,6 +20,8 @@ class Reach:
     graph: TrustGraph
     anchors: Ids
     parents: Ids
+    depths: Ids
+    """Steps from the nearest anchor; -1 for who can not be reached."""
 
     @classmethod
     def of(cls, graph: TrustGraph, anchors: Ids, *, without: int | None = None, until: int | None = None) -> Reach:
@@ -27,7 +29,10 @@ class Reach:
         parents = np.full(graph.people, -1, dtype=ID)
         frontier = np.unique(anchors[anchors != without] if without is not None else anchors)
         parents[frontier] = frontier
+        depths = np.full(graph.people, -1, dtype=ID)
+        depths[frontier] = depth = 0
         while frontier.size and (until is None or parents[until] < 0):
+            depth += 1
             targets, sources = _edges_from(graph, frontier)
             fresh = parents[targets] < 0
             if without is not None:
@@ -35,8 +40,9 @@ class Reach:
             # The frontier ascends, so the first edge to a target is the one from the first name.
             found, first = np.unique(targets[fresh], return_index=True)
             parents[found] = sources[fresh][first]
+            depths[found] = depth
             frontier = found
-        return cls(graph, anchors, parents)
+        return cls(graph, anchors, parents, depths)
 
     def reaches(self, person: int) -> bool:
         return bool(self.parents[person] >= 0)

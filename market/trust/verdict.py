@@ -16,7 +16,6 @@ from market.trust.anchors import Anchors
 from market.trust.circle import Circle
 from market.trust.factors import (
     NEUTRAL,
-    Continuity,
     Contributor,
     Factor,
     FactorKey,
@@ -26,10 +25,11 @@ from market.trust.factors import (
 )
 from market.trust.gates import Gate, GateState, Permissions, check_all
 from market.trust.policy import Policy
+from market.trust.signer import Continuity, Signer
 
 CAVEAT: Final = "This says how well your circle knows the app, not that it is without faults."
 
-MAX_VOICES_ASKED: Final = 5
+VOICES_ASKED: Final = range(1, 6)
 """How many more reviews "what would change it" considers: beyond that it is no advice."""
 
 
@@ -69,6 +69,11 @@ class Verdict:
     would_change: tuple[str, ...]
     ignored: Mapping[str, int]
     """What the whole snapshot left out, counted by reason."""
+    signer: Signer
+    circle: Mapping[str, int]
+    """How far the circle reaches: anchors, people, follows, hops."""
+    thresholds: Mapping[str, int]
+    """`refuse_below` and `allow_at`, as they hold for what this release may do."""
 
     @property
     def answerable(self) -> bool:
@@ -91,6 +96,9 @@ class Verdict:
             "paths": [list(path) for path in self.paths],
             "would_change": list(self.would_change),
             "ignored": dict(self.ignored),
+            "signer": dict(self.signer.to_json()),
+            "circle": dict(self.circle),
+            "thresholds": dict(self.thresholds),
         }
 
 
@@ -103,12 +111,20 @@ def judge(
     policy: Policy | None = None,
     permissions: Permissions | None = None,
     continuity: Continuity = Continuity.FIRST_SEEN,
+    signer: Signer | None = None,
     broken: Mapping[Digest, str] | None = None,
 ) -> Verdict:
     """The verdict on one app. `now` is Unix seconds. For many apps build one `Circle` and use `judge_in`."""
     circle = Circle.of(evidence, anchors, now=now)
     return judge_in(
-        circle, listing, now=now, policy=policy, permissions=permissions, continuity=continuity, broken=broken
+        circle,
+        listing,
+        now=now,
+        policy=policy,
+        permissions=permissions,
+        continuity=continuity,
+        signer=signer,
+        broken=broken,
     )
 
 
@@ -120,21 +136,24 @@ def judge_in(
     policy: Policy | None = None,
     permissions: Permissions | None = None,
     continuity: Continuity = Continuity.FIRST_SEEN,
+    signer: Signer | None = None,
     broken: Mapping[Digest, str] | None = None,
 ) -> Verdict:
-    """The verdict on one app within a snapshot that was built before."""
-    rules = policy or Policy()
+    """The verdict on one app within a snapshot that was built before. `signer` says more than `continuity` alone."""
+    rules, asked = policy or Policy(), permissions or Permissions()
+    signer = signer or Signer(continuity)
+    needed = rules.needed((*asked.whole, *asked.wanted))
     gates = check_all(
         circle,
         listing,
         now=now,
-        permissions=permissions or Permissions(),
-        continuity=continuity,
+        permissions=asked,
+        signer=signer,
         broken=broken or {},
     )
-    readings = read_all(circle, listing, continuity, now=now)
+    readings = read_all(circle, listing, signer, now=now)
     points, factors = to_points(readings)
-    asks = _asks(gates, points, rules)
+    asks = _asks(gates, points, rules, needed)
     outcome = _outcome(gates, asks, points, rules)
     return Verdict(
         outcome=outcome,
@@ -145,15 +164,19 @@ def judge_in(
         gates=gates,
         factors=factors,
         paths=_paths(factors),
-        would_change=tuple(_would_change(circle, listing, gates, readings, points, rules)),
+        would_change=tuple(_would_change(circle, listing, gates, readings, points, needed)),
         ignored=circle.ignored,
+        signer=signer,
+        circle=circle.to_json(),
+        thresholds={"refuse_below": rules.refuse_below, "allow_at": needed},
     )
 
 
-def _asks(gates: Sequence[Gate], points: int, rules: Policy) -> tuple[Ask, ...]:
+def _asks(gates: Sequence[Gate], points: int, rules: Policy, needed: int) -> tuple[Ask, ...]:
     asks = [Ask(gate.kind.value, gate.text, answerable=False) for gate in gates if gate.state is GateState.ASK]
-    if points < rules.allow_at:
-        text = f"{points} of 100 points; from {rules.allow_at} on it installs without a question."
+    if points < needed:
+        why = ", because it may reach beyond its own containers" if needed > rules.allow_at else ""
+        text = f"{points} of 100 points; from {needed} on it installs without a question{why}."
         asks.append(Ask("score", text, answerable=True))
     return tuple(asks)
 
@@ -171,7 +194,7 @@ def _band(
     voices = (FactorKey.PUBLISHER, FactorKey.REVIEWS, FactorKey.REBUILDS, FactorKey.REPORTS)
     if outcome is Outcome.REFUSE:
         return "Refused"
-    if not circle.shares:
+    if not circle.named:
         return "Nobody to ask yet"
     if by_key[FactorKey.REPORTS].voices:
         return "Warned about in your circle"
@@ -211,33 +234,35 @@ def _paths(factors: Sequence[Factor]) -> tuple[tuple[str, ...], ...]:
 
 
 def _would_change(
-    circle: Circle, listing: Listing, gates: Sequence[Gate], readings: Sequence[Reading], points: int, rules: Policy
+    circle: Circle, listing: Listing, gates: Sequence[Gate], readings: Sequence[Reading], points: int, needed: int
 ) -> Iterator[str]:
     for gate in gates:
         if gate.state is not GateState.OK:
             yield f"{gate.kind.value}: {gate.lifted_by}"
-    if points >= rules.allow_at:
+    if points >= needed:
         return
     if not circle.is_anchor(listing.app.publisher):
         pinned = _points_with(readings, FactorKey.PUBLISHER, 1)
         yield f"Pinning the publisher, if you know them, makes it {pinned} points."
-    for voices in range(1, MAX_VOICES_ASKED + 1):
-        praised = _points_with(readings, FactorKey.REVIEWS, voices)
-        if praised >= rules.allow_at:
-            who = "1 good review" if voices == 1 else f"{voices} good reviews"
-            yield f"{who} from people you pinned would make it {praised} points."
-            break
+    for who, weight in (("you pinned", 1.0), ("your anchors follow", circle.typical_friend)):
+        if weight == 0:
+            continue
+        praised = ((voices, _points_with(readings, FactorKey.REVIEWS, voices * weight)) for voices in VOICES_ASKED)
+        enough = next(((voices, found) for voices, found in praised if found >= needed), None)
+        if enough:
+            reviews = "1 more good review" if enough[0] == 1 else f"{enough[0]} more good reviews"
+            yield f"{reviews} from people {who} would make it {enough[1]} points."
     if any(reading.voices for reading in readings if reading.term.key is FactorKey.REPORTS):
         yield "The reports count until those who made them withdraw them or let them expire."
     if points == NEUTRAL:
         yield f"{NEUTRAL} points are the neutral start: nobody you know has said anything yet."
 
 
-def _points_with(readings: Sequence[Reading], key: FactorKey, voices: int) -> int:
-    """The score if that many voices of one direct follow each spoke well."""
+def _points_with(readings: Sequence[Reading], key: FactorKey, extra: float) -> int:
+    """The score if voices that weigh `extra` direct follows spoke well too."""
 
     def louder(reading: Reading) -> Reading:
-        weight = reading.weight + voices
-        return replace(reading, average=(reading.average * reading.weight + voices) / weight, weight=weight)
+        weight = reading.weight + extra
+        return replace(reading, average=(reading.average * reading.weight + extra) / weight, weight=weight)
 
     return to_points([louder(r) if r.term.key is key else r for r in readings])[0]

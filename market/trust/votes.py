@@ -37,12 +37,20 @@ class LiveVotes:
     ignored: Mapping[str, int]
 
     @classmethod
-    def of(cls, attestations: Iterable[Attestation], bound: Mapping[str, str], *, now: int) -> LiveVotes:
+    def of(
+        cls,
+        attestations: Iterable[Attestation],
+        bound: Mapping[str, str],
+        *,
+        now: int,
+        distrusted: frozenset[str] = frozenset(),
+    ) -> LiveVotes:
+        """`distrusted` are people (resolved) whom the operator does not listen to."""
         ignored: Counter[str] = Counter()
         latest: dict[tuple[str, AppName, Digest], Attestation] = {}
         for raw in attestations:
             vote = replace(raw, voter=resolve(raw.voter, bound))
-            if reason := _fault(vote, now):
+            if reason := "votes of people you distrust" if vote.voter in distrusted else _fault(vote, now):
                 ignored[reason] += 1
                 continue
             key = (vote.voter, vote.app, vote.subject)
@@ -54,6 +62,8 @@ class LiveVotes:
             # After the choice of the latest: an expired vote must not bring an older one back to life.
             if vote.expires is not None and vote.expires <= now:
                 ignored["votes that expired"] += 1
+            elif vote.value == 0 and vote.kind not in REPORTS:
+                ignored["votes withdrawn"] += 1
             else:
                 by_app[vote.app].append(vote)
         return cls({app: tuple(votes) for app, votes in by_app.items()}, dict(ignored))
