@@ -273,7 +273,7 @@ def tell_install(story: Story, result: dict[str, Any], prefix: str) -> None:
             story.tell(f"banned {source['url']}: {source['banned']}")
     seconds = result["seconds"]
     story.tell(
-        f"{seconds['fetch']:.1f} s to fetch, {seconds['install']:.1f} s to start; units {result['status']['units']}"
+        f"{seconds['fetch']:.1f} s to fetch, {seconds['install']:.1f} s to start, as {', '.join(result['status']['units'])}"
     )
     story.seconds |= {f"{prefix}fetch": seconds["fetch"], f"{prefix}start": seconds["install"]}
 
