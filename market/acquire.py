@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import trio
 
@@ -40,9 +39,6 @@ from market.oci import (
 )
 from market.swarm import Fetcher, FetchProgress, FetchReport, Store
 from market.swarm.disk import told
-
-_MACHINES: Final = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64", "riscv64": "riscv64"}
-"""uname -m to GOARCH, as OCI names architectures."""
 
 
 class InconsistentRelease(Refused):
@@ -122,14 +118,6 @@ class BlobPlan:
 
 OnProgress = Callable[[AcquireProgress], None]
 FreeSpace = Callable[[Path], int]
-
-
-def local_arch(machine: str | None = None) -> str:
-    """This machine's architecture as OCI names it. Raises EnvironmentLacks for one this project does not know."""
-    name = machine or platform.machine()
-    if name not in _MACHINES:
-        raise EnvironmentLacks(f"no images are known for the machine {name!r}", remedy="amd64 and arm64 are known")
-    return _MACHINES[name]
 
 
 def plan_blobs(manifest: Manifest, arch: str) -> BlobPlan:

@@ -5,10 +5,10 @@ Knows nothing of Nostr, DIDs or swarms.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from apps.machines import local_arch
 from apps.problems import EnvironmentLacks
 from orchestrator.bundle import Bundle
 from orchestrator.engine import Orchestrator
@@ -35,21 +35,12 @@ __all__ = [
     "Progress",
     "Settings",
     "default_unit_dir",
-    "machine_arch",
     "open_orchestrator",
     "preflight",
     "render_units",
     "require_supported",
     "unsupported",
 ]
-
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
-
-
-def machine_arch() -> str:
-    """This machine's architecture as OCI names it."""
-    machine = platform.machine()
-    return _ARCHITECTURES.get(machine, machine)
 
 
 @asynccontextmanager
@@ -70,6 +61,6 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator]:
         settings.prefix,
     )
     try:
-        yield Orchestrator(settings, state, machine, machine_arch())
+        yield Orchestrator(settings, state, machine, local_arch())
     finally:
         state.close()

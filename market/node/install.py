@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from market.acquire import AcquiredBundle, AcquireProgress, AcquireStep, acquire, local_arch
+from apps.machines import local_arch
+from market.acquire import AcquiredBundle, AcquireProgress, AcquireStep, acquire
 from market.errors import EnvironmentLacks, Refused, UsageProblem
 from market.model import AppName, Listing, Release
 from market.node.browse import brief, find_listing, listing_json, release_permissions, verdict_on

@@ -16,10 +16,10 @@ from typing import Final
 
 import trio
 
+from apps.machines import local_arch
 from apps.manifest import Manifest, parse_manifest_json
 from apps.names import AppName, Digest
 from apps.permissions import permissions_of
-from market.acquire import local_arch
 from market.bridge import Bridge, open_bridge
 from market.discovery import Discovery, Index, open_index
 from market.errors import Problem

@@ -22,8 +22,9 @@ from aiohttp import web
 from blake3 import blake3
 
 from apps.images import ImageBlob, ImageIndex
+from apps.machines import local_arch
 from apps.manifest import ManifestProblem
-from market.acquire import AcquiredBundle, AcquireProgress, InconsistentRelease, NotEnoughRoom, acquire, local_arch
+from market.acquire import AcquiredBundle, AcquireProgress, InconsistentRelease, NotEnoughRoom, acquire
 from market.bridge import Bridge, open_bridge, serve
 from market.errors import EnvironmentLacks, Refused
 from market.model import AppName, BlobRef, Digest, Release
