@@ -8,7 +8,8 @@ from market.trust.circle import Circle
 from market.trust.factors import NEUTRAL, TERMS, Contributor, Factor, FactorKey
 from market.trust.gates import Gate, GateKind, GateState, Permissions
 from market.trust.graph import TrustGraph
-from market.trust.policy import Policy
+from market.trust.memory import DamagedMemory, KnownSigner, Ran, Remembered, TrustMemory
+from market.trust.policy import Policy, is_powerful
 from market.trust.rank import pagerank, personalized_pagerank
 from market.trust.signer import Continuity, Signer, compare
 from market.trust.verdict import Ask, Outcome, Verdict, judge, judge_in
@@ -24,20 +25,26 @@ __all__ = [
     "Continuity",
     "Contributor",
     "DamagedAnchors",
+    "DamagedMemory",
     "Factor",
     "FactorKey",
     "Gate",
     "GateKind",
     "GateState",
+    "KnownSigner",
     "NotAPerson",
     "Outcome",
     "Permissions",
     "Policy",
+    "Ran",
+    "Remembered",
     "Signer",
     "TrustGraph",
+    "TrustMemory",
     "UnknownAnchor",
     "Verdict",
     "compare",
+    "is_powerful",
     "judge",
     "judge_in",
     "pagerank",

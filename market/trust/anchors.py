@@ -7,11 +7,9 @@ Guarantees that the file is 0600, replaced whole or not at all, and that a damag
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -20,6 +18,7 @@ from pynostr import bech32
 
 from market.errors import Problem, UsageProblem
 from market.identity import didkey
+from market.trust.files import read_bounded, replace_whole
 
 MAX_ANCHORS: Final = 1_000
 """More than anybody vouches for by hand, and a follow list is imported as follows rather than as anchors."""
@@ -30,8 +29,13 @@ MAX_WEIGHT: Final = 100
 MAX_LABEL: Final = 100
 """Characters: one line of a terminal."""
 
-MAX_FILE: Final = MAX_ANCHORS * 1024
-"""Bytes read of an anchor file: a DID, a label and a weight take under 1 KiB."""
+MAX_FOLLOW_LIST: Final = 10_000
+"""People of an imported follow list; real lists end near 5,000, and the graph keeps no more per person."""
+
+MAX_DISTRUSTED: Final = 10_000
+
+MAX_FILE: Final = MAX_ANCHORS * 1024 + (MAX_FOLLOW_LIST + MAX_DISTRUSTED) * 128
+"""Bytes read of an anchor file: an anchor takes under 1 KiB, a person under 128."""
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
@@ -149,62 +153,78 @@ class AnchorBook:
     def load(self) -> Anchors:
         """The anchors; none when there is no file yet. Raises DamagedAnchors."""
         try:
-            with self.path.open("rb") as file:
-                raw = file.read(MAX_FILE + 1)
-        except FileNotFoundError:
-            return Anchors()
-        if len(raw) > MAX_FILE:
-            raise self._damaged("it is too long")
-        try:
-            return Anchors.of(_entries(json.loads(raw)))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise self._damaged("it is not the JSON this node writes") from error
+            raw = read_bounded(self.path, MAX_FILE)
+            return Anchors() if raw is None else _anchors(json.loads(raw))
         except UsageProblem as error:
             raise self._damaged(str(error)) from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise self._damaged("it is not the JSON this node writes") from error
 
     def list(self) -> tuple[Anchor, ...]:
         return self.load().entries
 
     def add(self, text: str, *, label: str = "", weight: int = 1) -> Anchor:
         """Adds or replaces one anchor. Raises NotAPerson, UsageProblem, DamagedAnchors."""
-        anchor = Anchor(person_id(text), label, weight)
-        self._save(Anchors.of((*self.load().entries, anchor)))
+        anchor, known = Anchor(person_id(text), label, weight), self.load()
+        distrusted = tuple(person for person in known.distrusted if person != anchor.person)
+        self._save(replace(known, entries=Anchors.of((*known.entries, anchor)).entries, distrusted=distrusted))
         return anchor
 
     def remove(self, text: str) -> Anchor:
         """Raises UnknownAnchor, NotAPerson, DamagedAnchors."""
-        person, entries = person_id(text), self.load().entries
-        gone = next((entry for entry in entries if entry.person == person), None)
+        person, known = person_id(text), self.load()
+        gone = next((entry for entry in known.entries if entry.person == person), None)
         if gone is None:
             raise UnknownAnchor(f"no such anchor: {person}", remedy="`archy trust anchor list` shows them")
-        self._save(Anchors(tuple(entry for entry in entries if entry is not gone)))
+        self._save(replace(known, entries=tuple(entry for entry in known.entries if entry is not gone)))
         return gone
+
+    def distrust(self, text: str) -> str:
+        """Listen to this person no longer, whoever follows them; an anchor ceases to be one. Returns the person."""
+        person, known = person_id(text), self.load()
+        distrusted = tuple(sorted({*known.distrusted, person}))
+        if len(distrusted) > MAX_DISTRUSTED:
+            raise UsageProblem(f"more than {MAX_DISTRUSTED} people are distrusted")
+        self._save(replace(known, entries=tuple(e for e in known.entries if e.person != person), distrusted=distrusted))
+        return person
+
+    def listen_again(self, text: str) -> str:
+        """Take distrust back. Raises UnknownAnchor when there was none."""
+        person, known = person_id(text), self.load()
+        if person not in known.distrusted:
+            raise UnknownAnchor(f"not distrusted: {person}", remedy="`archy trust distrust` lists who is")
+        self._save(replace(known, distrusted=tuple(one for one in known.distrusted if one != person)))
+        return person
+
+    def follow(self, people: Iterable[str]) -> int:
+        """Replace the imported follow list; how many it has now. Raises NotAPerson, UsageProblem."""
+        follows = tuple(sorted({person_id(text) for text in people}))
+        if len(follows) > MAX_FOLLOW_LIST:
+            raise UsageProblem(f"a follow list of more than {MAX_FOLLOW_LIST} people", remedy="import a shorter one")
+        self._save(replace(self.load(), follows=follows))
+        return len(follows)
 
     def _save(self, anchors: Anchors) -> None:
         body = {"schema": 1, "anchors": [anchor.to_json() for anchor in anchors.entries]}
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp makes the file 0600 from its first moment on.
-        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(body, file, indent=1, ensure_ascii=False)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(self.path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        lists = {"follows": [*anchors.follows], "distrusted": [*anchors.distrusted]}
+        replace_whole(self.path, body | {name: people for name, people in lists.items() if people})
 
     def _damaged(self, why: str) -> DamagedAnchors:
         return DamagedAnchors(
             f"the anchor file can not be used: {why}", where=str(self.path), remedy="move it aside and add them again"
         )
+
+
+def _anchors(body: Any) -> Anchors:
+    if not isinstance(body, dict):
+        raise TypeError("not an object")
+    lists = []
+    for name, limit in (("follows", MAX_FOLLOW_LIST), ("distrusted", MAX_DISTRUSTED)):
+        people = body.get(name, [])
+        if not isinstance(people, list) or len(people) > limit:
+            raise ValueError(f"{name} is no list of at most {limit}")
+        lists.append(tuple(sorted({person_id(person) for person in people})))
+    return Anchors(Anchors.of(_entries(body)).entries, follows=lists[0], distrusted=lists[1])
 
 
 def _entries(body: Any) -> Iterable[Anchor]:
