@@ -272,9 +272,8 @@ def tell_install(story: Story, result: dict[str, Any], prefix: str) -> None:
         if source["banned"]:
             story.tell(f"banned {source['url']}: {source['banned']}")
     seconds = result["seconds"]
-    story.tell(
-        f"{seconds['fetch']:.1f} s to fetch, {seconds['install']:.1f} s to start, as {', '.join(result['status']['units'])}"
-    )
+    units = ", ".join(result["status"]["units"])
+    story.tell(f"{seconds['fetch']:.1f} s to fetch, {seconds['install']:.1f} s to start, as {units}")
     story.seconds |= {f"{prefix}fetch": seconds["fetch"], f"{prefix}start": seconds["install"]}
 
 
