@@ -16,8 +16,9 @@ from dataclasses import replace
 import trio
 
 from apps.names import AppName
-from apps.problems import Problem
+from apps.problems import NotRunning, Problem
 from orchestrator import guard
+from orchestrator.apply import take
 from orchestrator.bundle import Bundle
 from orchestrator.converge import Report, converge, silent, statuses, wait_healthy
 from orchestrator.faults import Busy
@@ -25,7 +26,7 @@ from orchestrator.generations import Generations, Loaded
 from orchestrator.health import ContainerStatus, app_state, checks, window
 from orchestrator.machine import Machine, Settings
 from orchestrator.operations import Operations
-from orchestrator.plan import plan, unclaimed
+from orchestrator.plan import StopUnits, plan, stop_seconds, unclaimed
 from orchestrator.state import AppRecord, Operation, State
 from orchestrator.status import AppStatus, Progress, urls
 
@@ -103,6 +104,23 @@ class Orchestrator:
             record = self._generations.record(name)
             self._state.want(name, "stopped")
             await self._make_so(record, await self._generations.load(record), running=False)
+        return await self._status_of(name)
+
+    async def restart(self, name: AppName) -> AppStatus:
+        """Stop a running app in reverse order, start it in order, and wait until it is healthy.
+
+        Raises NotRunning for one that its user stopped (only `start` takes that word back, R-ST2), Unhealthy.
+        """
+        async with self._operation(name, "restarting"):
+            record = self._generations.record(name)
+            if record.desired == "stopped":
+                raise NotRunning(f"{name.id} was stopped", where=str(name), remedy=f"archy start {name.id}")
+            loaded = await self._generations.load(record)
+            services = tuple(reversed(loaded.app.services))
+            await take(self._machine, StopUnits(services, stop_seconds(loaded.app)), None, loaded.app.names)
+            self._failures.pop(name.slug, None)
+            await self._make_so(record, loaded, running=True)
+            await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
         return await self._status_of(name)
 
     async def uninstall(self, name: AppName, *, purge: bool) -> None:

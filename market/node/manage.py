@@ -53,6 +53,14 @@ async def stop(node: Node, request: OneApp, report: Report) -> Mapping[str, Any]
     return {"schema": "archy/app/1", "status": status.to_json()}
 
 
+async def restart(node: Node, request: OneApp, report: Report) -> Mapping[str, Any]:
+    """Stop it and start it again, unless its user stopped it."""
+    name = installed_app(node, request.app)
+    async with node.lock_of(name):
+        status = await node.orchestrator.restart(name)
+    return {"schema": "archy/app/1", "status": status.to_json()}
+
+
 async def uninstall(node: Node, request: Uninstall, report: Report) -> Mapping[str, Any]:
     """Remove the app and keep its data, unless the operator repeats the app's id to remove that too."""
     name = installed_app(node, request.app)

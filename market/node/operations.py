@@ -35,6 +35,7 @@ OPERATIONS: Final[Mapping[str, _Operation]] = {
     "ps": _Operation(Request, manage.ps),
     "start": _Operation(manage.OneApp, manage.start),
     "stop": _Operation(manage.OneApp, manage.stop),
+    "restart": _Operation(manage.OneApp, manage.restart),
     "uninstall": _Operation(manage.Uninstall, manage.uninstall),
     "logs": _Operation(manage.Logs, manage.logs),
     "relays": _Operation(Request, settings.relays),

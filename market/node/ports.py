@@ -31,6 +31,9 @@ class OrchestratorPort(Protocol):
     async def stop(self, name: AppName) -> AppStatus:
         """Stop it until its user starts it again."""
 
+    async def restart(self, name: AppName) -> AppStatus:
+        """Stop and start a running app. Raises NotRunning for one that its user stopped."""
+
     async def uninstall(self, name: AppName, *, purge: bool) -> None:
         """Remove units, networks, secrets and containers; keep the data unless `purge`."""
 

@@ -72,6 +72,23 @@ def test_a_user_stop_holds_through_ticks_restart_and_reboot(node: Node, tmp_path
     run(work)
 
 
+def test_a_restart_makes_new_containers_and_is_refused_for_what_its_user_stopped(
+    node: Node, tmp_path: Path
+) -> None:  # R-ST2
+    async def work() -> None:
+        await node.orchestrator.install(make_bundle(tmp_path))
+        (before,) = node.world.containers.values()
+        assert (await node.orchestrator.restart(HELLO)).state == "running"
+        (after,) = node.world.containers.values()
+        assert after is not before
+        await node.orchestrator.stop(HELLO)
+        with pytest.raises(NotRunning, match="was stopped"):
+            await node.orchestrator.restart(HELLO)
+        assert not node.world.containers
+
+    run(work)
+
+
 def test_a_running_app_is_back_after_a_reboot_without_the_orchestrator(node: Node, tmp_path: Path) -> None:
     run(lambda: node.orchestrator.install(make_bundle(tmp_path)))
     node.world.reboot()
