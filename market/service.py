@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
@@ -49,8 +49,12 @@ async def _serve(home: Home, say: Say) -> None:
                 say(line)
             say("archy is up")
             _tell_systemd("READY=1")
-            async for _ in signals:
-                break
+            async with trio.open_nursery() as nursery:
+                if (seconds := watchdog_seconds(os.environ, os.getpid())) is not None:
+                    nursery.start_soon(_ping, node, seconds / 3)
+                async for _ in signals:
+                    break
+                nursery.cancel_scope.cancel()
             say("archy is stopping; apps go on")
             _tell_systemd("STOPPING=1")
 
@@ -93,6 +97,27 @@ async def _kept_up(name: str, run: Callable[[], Awaitable[None]]) -> None:
             logger.exception("%s failed unexpectedly", name)
         failures = 0 if trio.current_time() - began > STABLE_SECONDS else failures + 1
         await trio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
+
+
+def watchdog_seconds(environment: Mapping[str, str], pid: int) -> float | None:
+    """How often systemd must hear from this process, None where it does not watch (sd_watchdog_enabled(3))."""
+    if environment.get("WATCHDOG_PID", str(pid)) != str(pid):
+        return None
+    micros = environment.get("WATCHDOG_USEC", "")
+    return int(micros) / 1e6 if micros.isdigit() and int(micros) > 0 else None
+
+
+async def _ping(node: Node, seconds: float) -> None:
+    """Tell systemd that both loops turn; where one hangs nothing is said, and systemd ends and restarts the node."""
+    while True:
+        with trio.move_on_after(seconds):
+            await node.bridge.run(_turns)
+            _tell_systemd("WATCHDOG=1")
+        await trio.sleep(seconds)
+
+
+async def _turns() -> None:
+    """The other loop ran this."""
 
 
 def _tell_systemd(state: str) -> None:

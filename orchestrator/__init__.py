@@ -15,6 +15,7 @@ from orchestrator.engine import Orchestrator
 from orchestrator.health import ContainerStatus
 from orchestrator.host import ThisHost
 from orchestrator.machine import Machine, Settings, default_unit_dir
+from orchestrator.node_service import NodeService, default_service_dir, linger
 from orchestrator.podman import RootlessPodman
 from orchestrator.preflight import preflight
 from orchestrator.preview import render_units
@@ -31,10 +32,13 @@ __all__ = [
     "Bundle",
     "ContainerStatus",
     "Finding",
+    "NodeService",
     "Orchestrator",
     "Progress",
     "Settings",
+    "default_service_dir",
     "default_unit_dir",
+    "linger",
     "open_orchestrator",
     "preflight",
     "render_units",

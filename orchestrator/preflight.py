@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from apps.problems import Problem
+from orchestrator.node_service import linger
 from orchestrator.podman import RootlessPodman
 from orchestrator.process import run
 from orchestrator.status import Finding
@@ -23,7 +24,7 @@ async def preflight() -> tuple[Finding, ...]:
     """Every finding, good and bad. Never raises for what is missing."""
     asked: tuple[Callable[[], Awaitable[Finding]], ...] = (_podman, _generator, _systemd)
     found = [await ask() for ask in asked]
-    return (*found, _linger(), _delegation(), _runtime_dir(), _not_root(), *_subids(), *_programs())
+    return (*found, linger(_user()), _delegation(), _runtime_dir(), _not_root(), *_subids(), *_programs())
 
 
 async def _podman() -> Finding:
@@ -51,13 +52,6 @@ async def _systemd() -> Finding:
     if state in ("running", "degraded", "starting"):
         return Finding("user systemd", True, state)
     return Finding("user systemd", False, state or done.stderr.strip()[:200], remedy)
-
-
-def _linger() -> Finding:
-    path = Path("/var/lib/systemd/linger") / _user()
-    if path.exists():
-        return Finding("linger", True, "apps start at boot")
-    return Finding("linger", False, "apps stop when the last session ends", f"loginctl enable-linger {_user()}")
 
 
 def _delegation() -> Finding:

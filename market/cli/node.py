@@ -11,6 +11,7 @@ import click
 from market.api.client import ControlClient
 from market.cli.options import json_option
 from market.cli.progress import ProgressPrinter
+from market.cli.service import service
 from market.cli.session import Session
 from market.cli.text import safe, size_text, table
 from market.errors import NotRunning, Unreachable
@@ -18,8 +19,9 @@ from market.errors import NotRunning, Unreachable
 
 def register(root: click.Group) -> None:
     """Add this module's commands."""
-    for command in (up, ps, start, stop, uninstall, logs, config, doctor, blob, op):
+    for command in (up, ps, start, stop, restart, uninstall, logs, config, doctor, blob, op):
         root.add_command(command)
+    root.add_command(service)
 
 
 @click.command()
@@ -71,6 +73,15 @@ def start(session: Session, app: str) -> None:
 def stop(session: Session, app: str) -> None:
     """Stop an app; it stays stopped until you start it."""
     session.show(session.call("stop", app=app), _status_text)
+
+
+@click.command()
+@click.argument("app")
+@json_option
+@click.pass_obj
+def restart(session: Session, app: str) -> None:
+    """Stop an app and start it again. One that you stopped stays stopped."""
+    session.show(session.call("restart", app=app), _status_text)
 
 
 @click.command(epilog="Examples: archy uninstall hello, archy uninstall hello --purge hello")
