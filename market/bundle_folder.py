@@ -110,3 +110,13 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def remove_bundle(bundles: Path, digest: str) -> None:
+    """Remove a bundle: one rename makes it absent, then its links go. Absent is fine; raises StoreUnusable."""
+    root, leaving = bundles / digest, bundles / f".{digest}.old"
+    with told(bundles):
+        if root.is_dir():
+            shutil.rmtree(leaving, ignore_errors=True)
+            os.replace(root, leaving)
+        shutil.rmtree(leaving, ignore_errors=True)

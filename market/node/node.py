@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import trio
@@ -21,15 +21,18 @@ from apps.manifest import Manifest, parse_manifest_json
 from apps.names import AppName, Digest
 from apps.permissions import permissions_of
 from market.bridge import Bridge, open_bridge
+from market.bundle_folder import remove_bundle
 from market.discovery import Discovery, Index, open_index
 from market.errors import Problem
+from market.identity import Keyring
+from market.node.circles import CircleKeeper
 from market.node.config import NodeConfig, load_config
 from market.node.home import Home
 from market.node.ports import OpenOrchestrator, OrchestratorPort, Preflight
 from market.node.running import Operations
 from market.node.sharing import blobs_of
 from market.swarm import AddressPolicy, Source, SourceKind, Store, open_store
-from market.trust import AnchorBook
+from market.trust import AnchorBook, Circle, TrustMemory
 from orchestrator import Settings, default_unit_dir, open_orchestrator
 from orchestrator import preflight as bundled_preflight
 
@@ -50,12 +53,16 @@ class Node:
     store: Store
     bridge: Bridge
     anchors: AnchorBook
+    memory: TrustMemory
+    circles: CircleKeeper
     orchestrator: OrchestratorPort
     preflight: Preflight
     operations: Operations
     now: Callable[[], float]
     live: bool = False
     shared: frozenset[Digest] = frozenset()
+    bundles_in_use: frozenset[str] = frozenset()
+    """Release digests (hex) of installed apps, when last looked."""
     app_locks: dict[AppName, trio.Lock] = field(default_factory=dict)
 
     def lock_of(self, app: AppName) -> trio.Lock:
@@ -88,8 +95,16 @@ class Node:
         return digest in self.shared
 
     def look_at_shared(self) -> None:
-        """Work out anew what is shared; called when an app or a pin comes or goes."""
+        """Work out anew what is shared, and let go of bundles that no app runs from any more.
+
+        Called when an app or a pin comes or goes. A bundle is removed only if an app ran from it when last looked, so
+        that what an unfinished installation needs stays.
+        """
         digests = set(self.store.pins())
+        installed = frozenset(digest for _, _, digest in self.orchestrator.installed())
+        for gone in self.bundles_in_use - installed:
+            remove_bundle(self.home.bundles, gone)
+        self.bundles_in_use = installed
         if self.config.share:
             for app, _, _ in self.orchestrator.installed():
                 manifest = self._installed_manifest(app)
@@ -119,8 +134,19 @@ def _nostr_keys(anchors: AnchorBook, index: Index) -> tuple[str, ...]:
     """The hex Nostr keys of the anchors: named as such, or bound to a DID that is an anchor."""
     people = {anchor.person for anchor in anchors.load().entries}
     named = {person.removeprefix("nostr:") for person in people if person.startswith("nostr:")}
-    bound = {key for key, did in index.evidence().bound.items() if did in people}
-    return tuple(sorted(named | bound))
+    histories = (index.identity(person) for person in people - {f"nostr:{key}" for key in named})
+    latest = (history.latest for history in histories if history is not None)
+    return tuple(sorted(named.union(*(entry.entry.nostr for entry in latest if entry is not None))))
+
+
+def _circle(home: Home, anchors: AnchorBook, index: Index, now: Callable[[], float]) -> Circle:
+    """What the index knows of people, seen from the operator's anchors. Takes a while: call it in a thread."""
+    try:
+        own = Keyring.load(home.identity).did if home.identity.is_dir() else ""
+    except Problem as problem:
+        logger.warning("this home's identity can not be read, so its own votes do not count: %s", problem)
+        own = ""
+    return Circle.of(index.evidence(), replace(anchors.load(), own=own), now=int(now()))
 
 
 @asynccontextmanager
@@ -149,12 +175,15 @@ async def open_node(
             store=store,
             bridge=bridge,
             anchors=anchors,
+            memory=TrustMemory(home.trust_memory),
+            circles=CircleKeeper(lambda: _circle(home, anchors, index, now), now),
             orchestrator=orchestrator,
             preflight=preflight,
             operations=Operations(nursery),
             now=now,
         )
         node.look_at_shared()
+        node.discovery.on_change = node.circles.changed
         try:
             yield node
         finally:

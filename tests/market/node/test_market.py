@@ -112,6 +112,9 @@ def test_published_app_is_found_judged_fetched_installed_and_updated(
     assert updated["status"]["version"] == "1.1.0"
     assert updated["fetch"]["already_here"] > 3 * 1024 * 1024, "the shared layer was fetched again"
     assert operator.do(("update", {"check": True}))["offers"] == []
+    assert [path.name for path in operator.home.bundles.iterdir()] == [updated["release"]]
+    operator.do(("uninstall", {"app": app_of(publisher)}))
+    assert list(operator.home.bundles.iterdir()) == []
 
 
 def test_without_an_anchor_an_install_asks_and_yes_does_not_answer(
