@@ -36,6 +36,8 @@ class FlagKind(StrEnum):
     UNBOUND = "unbound"
     STALE = "stale"
     NO_HEAD = "no-head"
+    WITHHELD = "withheld"
+    """The newest head names a revocation that no relay has shown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Commands of a publisher: an identity, a relay, and an app's way from a folder to signed events on relays."""
+"""Commands of a publisher: a relay, and an app's way from a folder to signed events on relays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ import click
 
 from apps.manifest import Manifest, parse_manifest_yaml
 from market.cli.options import json_option
+from market.cli.publishing import own_index, publish_documents, publishing_options
 from market.cli.session import Session
 from market.cli.text import safe, size_text
 from market.errors import EnvironmentLacks, Problem, UsageProblem
@@ -23,52 +23,11 @@ from market.node.config import split_address
 MAX_MANIFEST_BYTES: Final = 256 * 1024
 """A manifest for people may carry comments; what is signed is bounded far lower."""
 
-PUBLISH_SECONDS: Final = 20.0
-
 
 def register(root: click.Group) -> None:
     """Add this module's commands."""
-    for command in (identity, relay, app):
+    for command in (relay, app):
         root.add_command(command)
-
-
-@click.group("id")
-def identity() -> None:
-    """Your publisher's identity: a DID, its key history and a Nostr key."""
-
-
-@identity.command("init")
-@json_option
-@click.pass_obj
-def id_init(session: Session) -> None:
-    """Make the inception, next-root, release and online keys, a Nostr key, and entry 0 of the key history."""
-    from market.identity import Keyring
-
-    session.home.create()
-    keyring = Keyring.create(session.home.identity)
-    session.show(_identity_json(session, keyring.did, keyring.npub), _identity_text)
-
-
-@identity.command("show")
-@json_option
-@click.pass_obj
-def id_show(session: Session) -> None:
-    """This home's DID and Nostr key."""
-    from market.identity import Keyring
-
-    keyring = Keyring.load(session.home.identity)
-    session.show(_identity_json(session, keyring.did, keyring.npub), _identity_text)
-
-
-def _identity_json(session: Session, did: str, npub: str) -> dict[str, Any]:
-    return {"schema": "archy/identity/1", "did": did, "npub": npub, "folder": str(session.home.identity)}
-
-
-def _identity_text(result: Mapping[str, Any]) -> str:
-    return (
-        f"{result['did']}\n  npub  {result['npub']}\n  keys  {result['folder']}\n"
-        "  Take the inception key and the next-root key off this machine now; neither signs releases."
-    )
 
 
 @click.group()
@@ -134,8 +93,8 @@ def app_validate(session: Session, folder: Path) -> None:
 @click.pass_obj
 def app_render(session: Session, folder: Path, publisher: str | None, podman: str) -> None:
     """Print the Quadlet units that an install would write. Before packing, image digests show as zeros."""
+    from apps.machines import local_arch
     from apps.names import AppName
-    from market.acquire import local_arch
     from orchestrator import render_units
 
     manifest = _read_manifest(folder)
@@ -223,10 +182,12 @@ def _saved_image(ref: str, out: Path) -> Path:
 @click.pass_obj
 def app_sign(session: Session, packed: Path, origins: tuple[str, ...], source: str, channel: str) -> None:
     """Sign a packed app: the app for people, an immutable release and a fresh head, written beside its blobs."""
-    from market.discovery import sign_release
+    from market.discovery import never_behind, sign_release
     from market.identity import Keyring
 
     keyring = Keyring.load(session.home.identity)
+    with own_index(session.home) as index:
+        never_behind(keyring, index)
     manifest = json.loads((packed / "manifest.json").read_bytes())
     signed = sign_release(keyring, manifest, origins=origins, source=source, channel=channel, now=int(time.time()))
     target = packed / "signed.json"
@@ -246,14 +207,11 @@ def app_sign(session: Session, packed: Path, origins: tuple[str, ...], source: s
 
 @app.command("publish", epilog="Example: archy app publish dist --relay wss://relay.example")
 @click.argument("packed", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--relay", "relays", multiple=True, required=True, metavar="URL")
+@publishing_options
 @json_option
 @click.pass_context
-def app_publish(context: click.Context, packed: Path, relays: tuple[str, ...]) -> None:
-    """Publish a signed app to relays, and say of each whether it took the events. Exit code 1 when none did."""
-    import trio
-
-    from market.discovery import publish, to_events
+def app_publish(context: click.Context, /, packed: Path, **options: Any) -> None:
+    """Publish a signed app to relays, and say of each what it took. Exit code 1 when fewer than --at-least took all."""
     from market.identity import Keyring
 
     session: Session = context.obj
@@ -262,16 +220,26 @@ def app_publish(context: click.Context, packed: Path, relays: tuple[str, ...]) -
         documents = json.loads((packed / "signed.json").read_bytes())
     except FileNotFoundError as error:
         raise UsageProblem("nothing signed here", where=str(packed), remedy="run `archy app sign` first") from error
-    events = to_events(keyring, documents, now=int(time.time()))
-    results = trio.run(lambda: publish(events, relays, timeout=PUBLISH_SECONDS))
-    rows = [result.to_json() for result in results]
-    session.show(
-        {"schema": "archy/published/1", "relays": rows},
-        lambda r: "\n".join(
-            f"{safe(row['url'])}: {row['accepted']} of {len(events)} accepted"
-            + (f" ({safe(row['error'])})" if row["error"] else "")
-            for row in r["relays"]
-        ),
-    )
-    if not any(row["accepted"] == len(events) for row in rows):
-        context.exit(1)
+    except ValueError as error:
+        raise UsageProblem(f"not what `archy app sign` writes: {error}", where=str(packed / "signed.json")) from error
+    publish_documents(context, keyring, documents, **options)
+
+
+@app.command("refresh", epilog="Example, for a timer: archy app refresh --relay wss://relay.example")
+@click.argument("apps", nargs=-1)
+@click.option("--if-within", "days", default=None, type=click.IntRange(0, 400), help="Only what expires in DAYS days.")
+@publishing_options
+@json_option
+@click.pass_context
+def app_refresh(context: click.Context, /, apps: tuple[str, ...], days: int | None, **options: Any) -> None:
+    """Say again what is newest of your own apps, so that their heads do not expire. `archy up` does this by itself."""
+    from market.discovery import due_heads, refreshed_heads
+    from market.identity import Keyring
+
+    session: Session = context.obj
+    keyring = Keyring.load(session.home.identity)
+    now = time.time()
+    with own_index(session.home) as index:
+        chosen = apps or due_heads(keyring, index, now=now, within=None if days is None else days * 86_400)
+        documents = refreshed_heads(keyring, index, chosen, now=now)
+    publish_documents(context, keyring, documents, **options)

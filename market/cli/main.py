@@ -43,9 +43,9 @@ def archy(context: click.Context, home: Path | None, as_json: bool, progress: st
 
 def main() -> int:
     """Run the command line. Returns the exit code."""
-    from market.cli import authoring, market, node
+    from market.cli import authoring, identity, market, node
 
-    for module in (market, node, authoring):
+    for module in (market, node, authoring, identity):
         module.register(archy)
     as_json = "--json" in sys.argv
     try:

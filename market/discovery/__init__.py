@@ -3,12 +3,15 @@
 from market.discovery.documents import DEFAULT_HEAD_LIFE
 from market.discovery.embedded import relay_command
 from market.discovery.events import Event
+from market.discovery.faults import Fault, decide, faults_of, new_proof_events
 from market.discovery.index import Index, open_index
 from market.discovery.ingest import Candidate
+from market.discovery.own import announced, due_heads, known_history, never_behind, refreshed_heads
 from market.discovery.publishing import PublishResult, publish
 from market.discovery.reasons import EXPLAINED, Fate, Outcome, Reason
 from market.discovery.relay import Phase, RelayState
 from market.discovery.schema import BadIndex
+from market.discovery.searching import Wanted
 from market.discovery.service import Discovery, SyncReport
 from market.discovery.signing import (
     SignedRelease,
@@ -16,6 +19,7 @@ from market.discovery.signing import (
     refresh_head,
     sign_attestation,
     sign_key_revocation,
+    sign_provider,
     sign_release,
     sign_revocation,
     to_events,
@@ -29,6 +33,7 @@ __all__ = [
     "Discovery",
     "Event",
     "Fate",
+    "Fault",
     "Index",
     "Outcome",
     "Phase",
@@ -38,12 +43,22 @@ __all__ = [
     "SignedRelease",
     "SyncReport",
     "TooLarge",
+    "Wanted",
+    "announced",
+    "decide",
+    "due_heads",
+    "faults_of",
+    "known_history",
+    "never_behind",
+    "new_proof_events",
     "open_index",
     "publish",
     "refresh_head",
+    "refreshed_heads",
     "relay_command",
     "sign_attestation",
     "sign_key_revocation",
+    "sign_provider",
     "sign_release",
     "sign_revocation",
     "to_events",

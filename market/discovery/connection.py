@@ -6,6 +6,7 @@ to point this node at its own network), and whatever goes wrong is a RelayFault 
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,7 +38,7 @@ class RelayConnection:
     """Text messages both ways. Waits have the deadline of the caller's cancel scope."""
 
     def __init__(self, url: str, socket: ClientConnection) -> None:
-        self._url = url
+        self.url = url
         self._socket = socket
 
     async def send(self, text: str) -> None:
@@ -45,20 +46,23 @@ class RelayConnection:
         try:
             await self._socket.send(text)
         except (ConnectionClosed, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise RelayFault(f"the connection was lost: {_reason(error)}", where=self._url) from error
+            raise RelayFault(f"the connection was lost: {_reason(error)}", where=self.url) from error
 
     async def receive(self) -> str | bytes:
         """The next message. Raises RelayFault when the connection is gone or the message too large."""
         try:
             return await self._socket.recv()
         except (ConnectionClosed, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise RelayFault(f"the connection was lost: {_reason(error)}", where=self._url) from error
+            raise RelayFault(f"the connection was lost: {_reason(error)}", where=self.url) from error
 
 
 @asynccontextmanager
-async def open_relay(url: str) -> AsyncIterator[RelayConnection]:
-    """A connection for as long as the context lasts. Raises RelayFault when it can not be made."""
-    stream = await _tcp(url)
+async def open_relay(url: str, *, public_only: bool = False) -> AsyncIterator[RelayConnection]:
+    """A connection for as long as the context lasts. Raises RelayFault when it can not be made.
+
+    `public_only`: refuse private and loopback addresses (the URL was named by a stranger).
+    """
+    stream = await _tcp(url, public_only)
     try:
         async with connect(
             url,
@@ -79,17 +83,39 @@ async def open_relay(url: str) -> AsyncIterator[RelayConnection]:
         raise RelayFault(f"is no relay: {_reason(error)}", where=url) from error
 
 
-async def _tcp(url: str) -> trio.SocketStream:
+async def open_stream(url: str, *, public_only: bool = False) -> trio.abc.Stream:
+    """A TCP stream to the relay's address, with TLS for wss://. Raises RelayFault."""
+    stream = await _tcp(url, public_only)
+    address = parse_uri(url)
+    if not address.secure:
+        return stream
+    return trio.SSLStream(stream, ssl.create_default_context(), server_hostname=address.host)
+
+
+async def _tcp(url: str, public_only: bool) -> trio.SocketStream:
     try:
         address = parse_uri(url)
         with trio.fail_after(OPEN_SECONDS):
-            return await trio.open_tcp_stream(address.host, address.port)
+            if not public_only:
+                return await trio.open_tcp_stream(address.host, address.port)
+            return await _public_tcp(url, address.host, address.port)
     except InvalidURI as error:
         raise RelayFault("is not a relay's address", where=url) from error
     except trio.TooSlowError as error:
         raise RelayFault(f"does not answer within {OPEN_SECONDS:.0f} s", where=url) from error
     except OSError as error:
         raise RelayFault(f"can not be reached: {_reason(error)}", where=url) from error
+
+
+async def _public_tcp(url: str, host: str, port: int) -> trio.SocketStream:
+    """For addresses that strangers name: every address the name has is checked, and the checked one is connected to, so
+    that a name which changes in between leads nowhere else."""
+    found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    private = [address for address in addresses if not ipaddress.ip_address(address.partition("%")[0]).is_global]
+    if private or not addresses:
+        raise RelayFault(f"is at a private address ({', '.join(private)[:80]})", where=url)
+    return await trio.open_tcp_stream(addresses[0], port)
 
 
 def _reason(error: BaseException) -> str:

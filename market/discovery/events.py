@@ -78,6 +78,7 @@ class Filter(msgspec.Struct, frozen=True, omit_defaults=True):
     tags: Mapping[str, tuple[str, ...]] = {}
     until: int | None = None
     limit: int | None = None
+    since: int | None = None
 
     def matches(self, event: Event) -> bool:
         """NIP-01: all conditions hold; a tag condition holds if any value does."""
@@ -86,6 +87,7 @@ class Filter(msgspec.Struct, frozen=True, omit_defaults=True):
             and (not self.kinds or event.kind in self.kinds)
             and (not self.authors or event.pubkey in self.authors)
             and (self.until is None or event.created_at <= self.until)
+            and (self.since is None or event.created_at >= self.since)
             and all(any(value in wanted for value in event.tag(name)) for name, wanted in self.tags.items())
         )
 
@@ -99,6 +101,8 @@ class Filter(msgspec.Struct, frozen=True, omit_defaults=True):
         found.update({f"#{name}": list(values) for name, values in self.tags.items()})
         if self.until is not None:
             found["until"] = self.until
+        if self.since is not None:
+            found["since"] = self.since
         if self.limit is not None:
             found["limit"] = self.limit
         return found

@@ -21,19 +21,31 @@ def facets(release: ReleaseDocument) -> tuple[str, str]:
     """
     containers, permissions = release.install.get("containers"), release.install.get("permissions")
     archs: set[str] = set()
+    words: set[str] = set()
     for container in containers.values() if isinstance(containers, dict) else ():
         image = container.get("image") if isinstance(container, dict) else None
         platforms = image.get("platforms") if isinstance(image, dict) else None
         archs |= set(platforms) if isinstance(platforms, dict) else set()
-    words: set[str] = set()
+        words |= _security(container.get("security") if isinstance(container, dict) else None)
     for name, value in permissions.items() if isinstance(permissions, dict) else ():
         if isinstance(value, list):
             words |= {one for one in value if isinstance(one, str)}
         elif value not in (False, "none", "", None):
-            words.add(name)
+            words.add(name.replace("_", "-"))
     return _words(archs), _words(words)
 
 
+def _security(security: object) -> set[str]:
+    """The words of `apps.permissions` for one container."""
+    if not isinstance(security, dict):
+        return set()
+    words = {"writable-root"} if security.get("read_only") is False else set()
+    for kind, one in (("devices", "device"), ("capabilities", "capability")):
+        values = security.get(kind)
+        words |= {f"{one}:{value}" for value in values if isinstance(value, str)} if isinstance(values, list) else set()
+    return words
+
+
 def _words(words: Iterable[str]) -> str:
-    plain = sorted(word.replace("_", "-") for word in words if word and " " not in word)[:MAX_FACETS]
+    plain = sorted(word for word in words if word and " " not in word)[:MAX_FACETS]
     return f" {' '.join(plain)} " if plain else ""

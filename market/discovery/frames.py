@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from market.discovery.events import Filter
+from market.discovery.events import AUTH_KIND, Filter, SchnorrSigner, sign_event
 
 MAX_MESSAGE_SIZE: Final = 128 * 1024
 """Bytes of one WebSocket message: an event of 64 KiB with its envelope, twice. More is cut off by the connection."""
@@ -57,11 +57,20 @@ class AuthFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class ReconcileFrame:
+    """NIP-77: a message of set reconciliation, or the relay's reason why there is none (`error`)."""
+
+    subscription: str
+    message: bytes
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class UnknownFrame:
-    """A well-formed message of a kind that is not used here (COUNT, NEG-MSG, ...)."""
+    """A well-formed message of a kind that is not used here (COUNT, ...)."""
 
 
-Frame = EventFrame | EndOfStored | ClosedFrame | OkFrame | NoticeFrame | AuthFrame | UnknownFrame
+Frame = EventFrame | EndOfStored | ClosedFrame | OkFrame | NoticeFrame | AuthFrame | ReconcileFrame | UnknownFrame
 
 _DECODER = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)
@@ -77,7 +86,7 @@ def parse_frame(message: str | bytes) -> Frame | None:
     try:
         parts = _DECODER.decode(data)
         return _frame(_TEXT.decode(parts[0]), parts[1:])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, IndexError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, IndexError, ValueError):
         return None
 
 
@@ -95,6 +104,10 @@ def _frame(label: str, rest: list[msgspec.Raw]) -> Frame:
             return NoticeFrame(_text(rest[0]))
         case "AUTH":
             return AuthFrame(_text(rest[0]))
+        case "NEG-MSG":
+            return ReconcileFrame(_text(rest[0]), bytes.fromhex(_TEXT.decode(rest[1])))
+        case "NEG-ERR":
+            return ReconcileFrame(_text(rest[0]), b"", _text(rest[1]) or "refused")
         case _:
             return UnknownFrame()
 
@@ -114,6 +127,25 @@ def close(subscription: str) -> str:
 
 def offer(event: dict[str, Any]) -> str:
     return _write("EVENT", event)
+
+
+def reconcile(subscription: str, wanted: Filter, message: bytes) -> str:
+    """NIP-77: begin."""
+    return _write("NEG-OPEN", subscription, wanted.to_json(), message.hex())
+
+
+def reconcile_on(subscription: str, message: bytes) -> str:
+    return _write("NEG-MSG", subscription, message.hex())
+
+
+def reconcile_end(subscription: str) -> str:
+    return _write("NEG-CLOSE", subscription)
+
+
+def authenticate(signer: SchnorrSigner, relay: str, challenge: str, now: float) -> str:
+    """NIP-42: prove to this relay, for this challenge only, who asks. `now` in Unix seconds."""
+    tags = [["relay", relay], ["challenge", challenge]]
+    return _write("AUTH", sign_event(signer, created_at=int(now), kind=AUTH_KIND, tags=tags, content="").to_json())
 
 
 def _write(*parts: Any) -> str:

@@ -17,13 +17,19 @@ from types import TracebackType
 from typing import Any, Final
 
 from apps.names import AppName, Digest
-from market.discovery import circle_rows, reading
-from market.discovery.ingest import Candidate, Verified, Writing, open_claim, verify_candidate
+from market.discovery import circle_rows, reading, searching
+from market.discovery.events import Filter
+from market.discovery.ingest import Candidate, Histories, Verified, Writing, open_claim, verify_candidate
 from market.discovery.reasons import Outcome
 from market.discovery.schema import connect, faults_of, migrate, transaction
+from market.discovery.searching import Wanted
 from market.errors import EnvironmentLacks, UsageProblem
 from market.identity.history import KeyHistory
 from market.model import Listing, Release, SignedBy, TrustEvidence
+
+MAX_INDEX_BYTES: Final = 16 * 1024**3
+"""Beyond this, publishers that are new are refused: strangers could fill a disk with identities, which cost nothing.
+A million manifests with their releases take some 8 GiB."""
 
 MAX_RELAY_URL: Final = 255
 """Characters; the bound that identity documents set for write relays too."""
@@ -37,6 +43,7 @@ class Index:
         self._now = now
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
+        self._histories = Histories()
         self._writer = connect(path)
         try:
             migrate(self._writer, path)
@@ -61,65 +68,79 @@ class Index:
 
     # Reading
 
-    def search(self, text: str, limit: int = 50, channel: str = "stable") -> list[Listing]:
+    def search(self, text: str | Wanted, limit: int = 50, channel: str = "stable") -> list[Listing]:
         """Apps whose title, summary, categories, id or publisher hold every word of the text, best first."""
-        with self._reading() as db:
-            return reading.search(db, text, limit, channel, self._now())
+        wanted = Wanted(text) if isinstance(text, str) else text
+        with self.reading() as db:
+            names = searching.search(db, wanted, limit)
+            found = [reading.read_listing(db, name, channel, self._now()) for name in names]
+        return [listing for listing in found if wanted.hidden or not listing.extra.get("hidden")]
 
     def candidates(self, app_id: str, channel: str = "stable") -> list[Listing]:
         """One listing for each publisher that has an app of this id."""
-        with self._reading() as db:
+        with self.reading() as db:
             names = reading.candidates(db, app_id)
             return [reading.read_listing(db, name, channel, self._now()) for name in names]
 
     def listing(self, app: AppName, channel: str = "stable") -> Listing | None:
         """What is known of the app, or None."""
-        with self._reading() as db:
+        with self.reading() as db:
             return reading.read_listing(db, app, channel, self._now()) if reading.exists(db, app) else None
 
     def releases(self, app: AppName) -> list[Release]:
         """Every valid release of the app, newest first by its signed number."""
-        with self._reading() as db:
+        with self.reading() as db:
             return reading.releases(db, app)
 
     def evidence(self) -> TrustEvidence:
         """What trust is computed from."""
-        with self._reading() as db:
+        with self.reading() as db:
             return reading.evidence(db)
 
     def identity(self, did: str) -> KeyHistory | None:
         """The publisher's key history, or None when it is unknown."""
-        with self._reading() as db:
+        with self.reading() as db:
             return reading.read_history(db, did)
 
     def events_of(self, app: AppName) -> list[dict[str, Any]]:
         """The app's stored events with its publisher's identity, for relays that lost them."""
-        with self._reading() as db:
+        with self.reading() as db:
             return reading.events_of(db, app)
 
     def people_of_interest(self, seeds: Iterable[str], limit: int) -> list[str]:
         """Hex Nostr keys whose follow lists matter, the seeds first."""
-        with self._reading() as db:
+        with self.reading() as db:
             return circle_rows.people_of_interest(db, seeds, limit)
 
     def signed_by(self, release: Digest) -> SignedBy | None:
         """Who signed a release, and under which entry of the publisher's key history; None for an unknown one."""
-        with self._reading() as db:
+        with self.reading() as db:
             return circle_rows.signed_by(db, release)
 
     def follows_of(self, pubkey: str) -> list[str]:
         """Hex Nostr keys of those whom this key follows or trusts, as far as its lists are known."""
-        with self._reading() as db:
+        with self.reading() as db:
             return circle_rows.list_of(db, pubkey)
 
-    def lags(self) -> dict[str, int]:
-        """For each relay, of how many apps it showed an older head than the newest one known."""
-        with self._reading() as db:
+    def lags(self) -> dict[str, tuple[str, ...]]:
+        """For each relay, the apps of which it showed an older head than the newest one known (R-DS8)."""
+        with self.reading() as db:
             return reading.lags(db)
+
+    def held(self, wanted: Filter, limit: int) -> list[tuple[int, bytes]] | None:
+        """(Unix seconds, raw id) of every stored event that the filter matches; None when there are more than that."""
+        with self.reading() as db:
+            return reading.held(db, wanted, limit)
+
+    def authors(self, limit: int) -> list[str]:
+        """Hex Nostr keys of publishers, the first seen first."""
+        with self.reading() as db:
+            found = db.execute("SELECT DISTINCT pubkey FROM bindings ORDER BY seen LIMIT ?", (limit,))
+            return [row[0] for row in found.fetchall()]
 
     def relays(self) -> tuple[str, ...]:
         """The operator's relays, in the order they were added."""
-        with self._reading() as db:
+        with self.reading() as db:
             return tuple(row[0] for row in db.execute("SELECT url FROM relays ORDER BY added").fetchall())
 
     # Writing
@@ -128,12 +149,12 @@ class Index:
         """Remember a relay. Raises UsageProblem for anything but ws:// or wss://."""
         if not url.startswith(("ws://", "wss://")) or len(url) > MAX_RELAY_URL or not url.isprintable() or " " in url:
             raise UsageProblem("not a relay's address", where=url[:80], remedy="use wss://HOST or ws://HOST:PORT")
-        with self._writing() as db:
+        with self.writing() as (db, _):
             db.execute("INSERT OR IGNORE INTO relays (url) VALUES (?)", (url.rstrip("/"),))
 
     def remove_relay(self, url: str) -> None:
         """Forget a relay; what it served stays."""
-        with self._writing() as db:
+        with self.writing() as (db, _):
             db.execute("DELETE FROM relays WHERE url = ?", (url.rstrip("/"),))
 
     def ingest(self, batch: Sequence[Candidate]) -> list[Outcome]:
@@ -163,25 +184,43 @@ class Index:
         return self._write(opened) if opened else []
 
     def _known(self, ids: Sequence[str]) -> frozenset[str]:
-        with self._reading() as db:
+        with self.reading() as db:
             marks = ",".join("?" * len(ids))
             found = db.execute(f"SELECT id FROM events WHERE id IN ({marks})", tuple(ids))
             return frozenset(row[0] for row in found.fetchall())
 
     def _write(self, batch: Sequence[Verified]) -> list[Outcome]:
-        with self._writing() as db:
-            work = Writing(db, self._now())
-            return work.apply(batch)
+        with self.writing() as (db, now):
+            return Writing(db, now, self._histories, _has_room(db)).apply(batch)
+
+    # For the other modules of this package
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection that reads, for one thread at a time."""
         with self._read_lock, faults_of(self._path):
             yield self._reader
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._write_lock, faults_of(self._path), transaction(self._writer):
-            yield self._writer
+    def writing(self) -> Iterator[tuple[sqlite3.Connection, float]]:
+        """A transaction of the one connection that writes, and the time. What was remembered of histories is dropped
+        when it fails, for then it was not stored."""
+        with self._write_lock, faults_of(self._path):
+            try:
+                with transaction(self._writer):
+                    yield self._writer, self._now()
+            except BaseException:
+                self._histories.clear()
+                raise
+
+    def forget_history(self, did: str) -> None:
+        """Read the publisher's history anew, inside of a transaction that has changed it."""
+        self._histories.forget(did)
+
+
+def _has_room(db: sqlite3.Connection) -> bool:
+    (pages,), (size,) = db.execute("PRAGMA page_count").fetchone(), db.execute("PRAGMA page_size").fetchone()
+    return bool(pages * size < MAX_INDEX_BYTES)
 
 
 def open_index(path: Path, *, now: Callable[[], float] = time.time) -> Index:

@@ -8,6 +8,7 @@ waited for arrives. Refuses to know relays beyond their name, and the clock.
 from __future__ import annotations
 
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -42,6 +43,9 @@ from market.identity.history import Folded, KeyHistory
 
 MAX_FAULTS: Final = 64
 """Proofs kept against one publisher. One blocks; a hostile publisher could sign contradictions for ever."""
+
+MAX_HISTORIES: Final = 4096
+"""Key histories remembered, some 2 KiB each for publishers that have not rotated often."""
 
 MAX_EVIDENCE: Final = 8
 """Documents for one number that are kept as its proof."""
@@ -81,13 +85,38 @@ def open_claim(candidate: Candidate) -> Verified:
     return Verified(event, candidate.relay, check_contradiction(event) if is_proof(event) else check_document(event))
 
 
+class Histories:
+    """Key histories of publishers seen lately, so that a batch neither reads nor verifies them again."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, KeyHistory] = OrderedDict()
+
+    def get(self, db: sqlite3.Connection, did: str) -> KeyHistory:
+        found = self._known.pop(did, None)
+        if found is None:
+            found = rows.load_history(db, did)
+        self.keep(did, found)
+        return found
+
+    def keep(self, did: str, history: KeyHistory) -> None:
+        self._known[did] = history
+        while len(self._known) > MAX_HISTORIES:
+            self._known.popitem(last=False)
+
+    def forget(self, did: str) -> None:
+        self._known.pop(did, None)
+
+    def clear(self) -> None:
+        self._known.clear()
+
+
 @dataclass(slots=True)
 class Writing:
     """One transaction's work, with what it has read of publishers so far."""
 
     db: sqlite3.Connection
     now: float
-    _histories: dict[str, KeyHistory] = field(default_factory=dict)
+    _histories: Histories
     room: bool = True
     """Whether publishers that are new may be stored."""
     _moved: list[str] = field(default_factory=list)
@@ -148,7 +177,7 @@ class Writing:
         rows.store_proof(self.db, proof, known.entry.seq if known else 0)
         evidence = (first.digest.hex, second.digest.hex)
         rows.store_fault(self.db, did, verdict.value, first.document, number_of(first.document), evidence)
-        self._histories.pop(did, None)  # a fork is part of the history
+        self._histories.forget(did)  # a fork is part of the history
         return Outcome(Fate.ACCEPTED)
 
     def _authors_list(self, event: Event, relay: str) -> Outcome:
@@ -190,7 +219,7 @@ class Writing:
 
     def _accept_identity(self, claim: Claim, one: Verified, decision: AcceptIdentity) -> Outcome:
         did, seq = claim.document.publisher, number_of(claim.document)
-        self._histories[did] = decision.history
+        self._histories.keep(did, decision.history)
         new_binding = decision.spoken and rows.bind(self.db, did, one.event.pubkey, one.event.id)
         if decision.outcome is Folded.KNOWN and not new_binding:
             return Outcome(Fate.KNOWN)
@@ -204,7 +233,7 @@ class Writing:
         if len(proven.against) > MAX_EVIDENCE or rows.count_faults(self.db, did) >= MAX_FAULTS:
             return proven.refusal.outcome  # it is blocked already, and well proven
         if proven.history is not None:
-            self._histories[did] = proven.history
+            self._histories.keep(did, proven.history)
         keys = number_of(document) if proven.history is not None else self._keys_of(claim)
         rows.store_event(self.db, one.event, one.relay)
         rows.store_document(self.db, claim, Mark(keys, number_of(document)), proof_only=True)
@@ -251,9 +280,7 @@ class Writing:
         return Outcome(Fate.ACCEPTED)
 
     def _history(self, did: str) -> KeyHistory:
-        if did not in self._histories:
-            self._histories[did] = rows.load_history(self.db, did)
-        return self._histories[did]
+        return self._histories.get(self.db, did)
 
     def _keys_of(self, claim: Claim) -> int:
         entry = entry_of(claim, self._history(claim.document.publisher))

@@ -6,6 +6,8 @@ result says of every relay what it took and what it refused and why. Whether tha
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,6 +16,7 @@ import trio
 
 from market.discovery import frames
 from market.discovery.connection import RelayConnection, RelayFault, open_relay
+from market.discovery.events import SchnorrSigner
 from market.discovery.relay import next_delay
 
 OUTSTANDING: Final = 16
@@ -56,9 +59,17 @@ class _Offering:
     accepted: dict[str, None] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     later: dict[str, str] = field(default_factory=dict)
+    retried: set[str] = field(default_factory=set)
 
     def missing(self) -> list[str]:
         return [one for one in self.events if one not in self.accepted and one not in self.failed]
+
+    def may_retry(self, frame: frames.OkFrame) -> bool:
+        """Whether the relay only wants to know who writes; asked once for each event."""
+        if frame.accepted or not frame.text.startswith("auth-required:") or frame.event_id in self.retried:
+            return False
+        self.retried.add(frame.event_id)
+        return True
 
     def answered(self, frame: frames.OkFrame) -> None:
         if frame.event_id not in self.events:
@@ -73,17 +84,18 @@ class _Offering:
 
 
 async def publish(
-    events: Sequence[Mapping[str, Any]], relays: Sequence[str], *, timeout: float
+    events: Sequence[Mapping[str, Any]], relays: Sequence[str], *, timeout: float, signer: SchnorrSigner | None = None
 ) -> tuple[PublishResult, ...]:
     """Offer the signed events to every relay at once, in their order, for at most `timeout` seconds.
 
-    Returns one result for each relay, in the order given. Never raises because of a relay.
+    `signer` answers relays that want to know who writes (NIP-42); without one they are said to refuse. Returns one
+    result for each relay, in the order given. Never raises because of a relay.
     """
     by_id = {str(event["id"]): event for event in events}
     results: dict[str, PublishResult] = {}
 
     async def one(url: str) -> None:
-        results[url] = await _publish_to(url, by_id, timeout)
+        results[url] = await _publish_to(url, by_id, timeout, signer)
 
     async with trio.open_nursery() as nursery:
         for url in dict.fromkeys(relays):
@@ -91,7 +103,9 @@ async def publish(
     return tuple(results[url] for url in dict.fromkeys(relays))
 
 
-async def _publish_to(url: str, events: Mapping[str, Mapping[str, Any]], timeout: float) -> PublishResult:
+async def _publish_to(
+    url: str, events: Mapping[str, Mapping[str, Any]], timeout: float, signer: SchnorrSigner | None
+) -> PublishResult:
     began = trio.current_time()
     offering, error, delay = _Offering(events), "", 0.0
     with trio.move_on_after(timeout) as deadline:
@@ -99,7 +113,7 @@ async def _publish_to(url: str, events: Mapping[str, Mapping[str, Any]], timeout
             try:
                 error = ""
                 async with open_relay(url) as connection:
-                    await _offer(connection, offering)
+                    await _offer(connection, offering, signer)
             except RelayFault as fault:
                 error = fault.what
             if offering.missing():
@@ -116,16 +130,26 @@ async def _publish_to(url: str, events: Mapping[str, Mapping[str, Any]], timeout
     )
 
 
-async def _offer(connection: RelayConnection, offering: _Offering) -> None:
+async def _offer(connection: RelayConnection, offering: _Offering, signer: SchnorrSigner | None) -> None:
     """One connection's worth: offer what is missing, and read until each was answered."""
-    waiting = offering.missing()
+    waiting = deque(offering.missing())
     outstanding: set[str] = set()
+    challenge, presented = "", False
     while waiting or outstanding:
         while waiting and len(outstanding) < OUTSTANDING:
-            event_id = waiting.pop(0)
+            event_id = waiting.popleft()
             outstanding.add(event_id)
             await connection.send(frames.offer(dict(offering.events[event_id])))
         frame = frames.parse_frame(await connection.receive())
-        if isinstance(frame, frames.OkFrame):
+        if isinstance(frame, frames.AuthFrame):
+            challenge, presented = frame.challenge, False
+        if not isinstance(frame, frames.OkFrame) or frame.event_id not in outstanding:
+            continue
+        outstanding.discard(frame.event_id)
+        if signer and challenge and offering.may_retry(frame):
+            if not presented:
+                presented = True
+                await connection.send(frames.authenticate(signer, connection.url, challenge, time.time()))
+            waiting.append(frame.event_id)
+        else:
             offering.answered(frame)
-            outstanding.discard(frame.event_id)

@@ -6,8 +6,8 @@ check, and that whatever speaks against it is a flag. Refuses to know trust: a f
 
 from __future__ import annotations
 
-import re
 import sqlite3
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,36 +20,15 @@ from market.discovery.documents import (
     AttestDocument,
     HeadDocument,
     ManifestDocument,
+    ProviderDocument,
     ReleaseDocument,
     to_attestation,
     to_release,
 )
+from market.discovery.events import Filter
+from market.identity.didkey import key_text
 from market.identity.history import KeyHistory
 from market.model import Attestation, Flag, FlagKind, Listing, Release, TrustEvidence
-
-MAX_WORDS: Final = 8
-"""Words of a search that count; FTS5 intersects one list for each."""
-
-_WORD = re.compile(r"\w+")
-
-
-def search(db: sqlite3.Connection, text: str, limit: int, channel: str, now: float) -> list[Listing]:
-    """Apps whose texts hold every word (as a prefix), best first; all apps by title when there is no word."""
-    words = _WORD.findall(text.lower())[:MAX_WORDS]
-    if words:
-        # Quoted, so that a searcher's AND, NEAR or * is a word like any other (sqlite FTS5, section 3.2).
-        found = db.execute(
-            "SELECT l.did, l.app FROM listing_text AS t JOIN listings AS l ON l.id = t.rowid WHERE listing_text MATCH ?"
-            " ORDER BY bm25(listing_text, 8.0, 2.0, 4.0, 1.0, 8.0), l.app, l.did LIMIT ?",
-            (" ".join(f'"{word}"*' for word in words), limit),
-        )
-    else:
-        found = db.execute(
-            "SELECT l.did, l.app FROM listing_text AS t JOIN listings AS l ON l.id = t.rowid"
-            " ORDER BY t.title COLLATE NOCASE, l.did LIMIT ?",
-            (limit,),
-        )
-    return [read_listing(db, AppName(*row), channel, now) for row in found.fetchall()]
 
 
 def candidates(db: sqlite3.Connection, app_id: str) -> list[AppName]:
@@ -83,7 +62,7 @@ def read_listing(db: sqlite3.Connection, app: AppName, channel: str, now: float)
         nostr_pubkeys=bound_keys(db, app.publisher),
         flags=_flags(db, app, head, channel, now),
         relays=_relays(db, app, release),
-        extra=_extra(manifest, head),
+        extra=_extra(manifest, head) | ({"hidden": True} if _hidden(db, app) else {}),
     )
 
 
@@ -120,14 +99,45 @@ def evidence(db: sqlite3.Connection) -> TrustEvidence:
     return TrustEvidence(follows, tuple(_attestations(db)), bound, mutes, ignored)
 
 
-def lags(db: sqlite3.Connection) -> dict[str, int]:
-    """R-DS8: for each relay, of how many apps it showed an older head than the newest known."""
-    found = db.execute(
-        "SELECT s.relay, count(*) FROM served AS s"
+def lags(db: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
+    """R-DS8: for each relay, the apps of which it showed an older head than the newest known, as PUBLISHER/ID."""
+    found: dict[str, list[str]] = {}
+    for relay, did, app in db.execute(
+        "SELECT s.relay, s.did, s.app FROM served AS s"
         " JOIN marks AS m ON m.did = s.did AND m.type = 'head' AND m.name = s.app"
-        " WHERE (s.keys, s.number) < (m.keys, m.number) GROUP BY s.relay"
+        " WHERE (s.keys, s.number) < (m.keys, m.number) ORDER BY s.relay, s.did, s.app"
+    ):
+        found.setdefault(relay, []).append(f"{did}/{app}")
+    return {relay: tuple(apps) for relay, apps in found.items()}
+
+
+def shown_by(db: sqlite3.Connection, relay: str, ids: Iterable[str]) -> frozenset[str]:
+    """Which of these events the relay has shown at some time."""
+    found = db.execute(
+        "SELECT event_id FROM event_relays WHERE relay = ? AND event_id IN (SELECT value FROM json_each(?))",
+        (relay, msgspec.json.encode(list(ids)).decode()),
     )
-    return dict(found.fetchall())
+    return frozenset(row[0] for row in found.fetchall())
+
+
+def held(db: sqlite3.Connection, wanted: Filter, limit: int) -> list[tuple[int, bytes]] | None:
+    """What is stored of the events that a filter matches, for reconciling; None when it is more than `limit`."""
+    parts = [("e.kind", wanted.kinds), ("e.pubkey", wanted.authors)]
+    where = [f"{column} IN ({','.join('?' * len(values))})" for column, values in parts if values]
+    values: list[object] = [value for _, values in parts for value in values]
+    types = [name.removeprefix("archy1-") for name in wanted.tags.get("t", ())]
+    if types:
+        where.append(f"e.id IN (SELECT d.event_id FROM documents AS d WHERE d.type IN ({','.join('?' * len(types))}))")
+        values += types
+    if set(wanted.tags) - {"t"}:
+        return None
+    for bound, column in ((wanted.until, "e.created_at <= ?"), (wanted.since, "e.created_at >= ?")):
+        if bound is not None:
+            where.append(column)
+            values.append(bound)
+    query = f"SELECT e.created_at, e.id FROM events AS e WHERE {' AND '.join(where or ['1'])} LIMIT ?"
+    found = db.execute(query, (*values, limit + 1)).fetchall()
+    return None if len(found) > limit else [(made, bytes.fromhex(id_)) for made, id_ in found]
 
 
 def events_of(db: sqlite3.Connection, app: AppName) -> list[dict[str, Any]]:
@@ -138,6 +148,68 @@ def events_of(db: sqlite3.Connection, app: AppName) -> list[dict[str, Any]]:
         (app.publisher, app.id),
     )
     return [msgspec.json.decode(raw) for (raw,) in found.fetchall()]
+
+
+MAX_CHAIN: Final = 256
+"""Releases walked back from the newest: more than are kept of one app."""
+
+
+def chain(db: sqlite3.Connection, app: AppName, release: Release) -> tuple[tuple[str, ...], str]:
+    """Versions from the release back along `prev`, and the digest at which the chain breaks off here, or ""."""
+    versions: list[str] = []
+    digest = release.digest.hex
+    while digest and len(versions) < MAX_CHAIN:
+        row = db.execute(
+            "SELECT version, json_extract(CAST(body AS TEXT), '$.prev') FROM documents"
+            " WHERE digest = ? AND did = ? AND type = 'release' AND name = ?",
+            (digest, app.publisher, app.id),
+        ).fetchone()
+        if row is None:
+            return tuple(versions), digest
+        versions.append(row[0])
+        digest = row[1] or ""
+    return tuple(versions), ""
+
+
+def providers(db: sqlite3.Connection, app: AppName, now: float) -> list[ProviderDocument]:
+    """Nodes that say they serve the app's blobs, the quickest first. Their word is checked by the blobs' digests."""
+    found = db.execute(
+        "SELECT d.body FROM provided AS p JOIN documents AS d ON d.did = p.did AND d.type = 'provider'"
+        " WHERE p.publisher = ? AND p.app = ? AND p.expires > ? AND NOT d.proof_only AND d.revoked_by IS NULL",
+        (app.publisher, app.id, now),
+    )
+    read = [msgspec.json.decode(body, type=ProviderDocument) for (body,) in found.fetchall()]
+    return sorted(read, key=lambda one: (-one.capacity, one.publisher))[:MAX_PROVIDERS]
+
+
+MAX_PROVIDERS: Final = 32
+"""Providers told of one app; a fetch asks a handful."""
+
+
+def numbers_of(db: sqlite3.Connection, did: str) -> dict[str, int]:
+    """The highest number seen for each `<type>/<name>` of the publisher, whoever signed it and under which entry."""
+    found = db.execute("SELECT type, name, max(number) FROM documents WHERE did = ? GROUP BY type, name", (did,))
+    return {f"{type_}/{name}": number for type_, name, number in found.fetchall() if type_ not in ("identity", "proof")}
+
+
+def head_of(db: sqlite3.Connection, app: AppName) -> HeadDocument | None:
+    """The newest valid head."""
+    found = rows.newest(db, app.publisher, "head", app.id)
+    return found if isinstance(found, HeadDocument) else None
+
+
+def write_relays(db: sqlite3.Connection, publishers: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Where these publishers write, by their own signed word or their Nostr key's (NIP-65): URL -> Nostr keys."""
+    found: dict[str, set[str]] = {}
+    for did in publishers:
+        history = rows.load_history(db, did)
+        keys = bound_keys(db, did)
+        named = list(history.latest.entry.relays) if history.latest else []
+        for key in keys:
+            named += [row[0] for row in db.execute("SELECT url FROM write_relays WHERE author = ?", (key,))]
+        for url in named:
+            found.setdefault(url.rstrip("/"), set()).update(keys)
+    return {url: frozenset(keys) for url, keys in found.items() if keys}
 
 
 def read_history(db: sqlite3.Connection, did: str) -> KeyHistory | None:
@@ -172,7 +244,10 @@ def _flags(
     if not bound_keys(db, did):
         found.append(Flag(FlagKind.UNBOUND, "no Nostr key speaks for the publisher any more"))
     for kind, type_, name, number, proof in db.execute(
-        "SELECT kind, type, name, number, evidence FROM faults WHERE did = ? ORDER BY kind, type, name, number", (did,)
+        "SELECT f.kind, f.type, f.name, f.number, f.evidence FROM faults AS f WHERE did = ? AND NOT EXISTS ("
+        "SELECT 1 FROM decisions AS d WHERE (d.did, d.kind, d.type, d.name, d.number, d.evidence)"
+        " = (f.did, f.kind, f.type, f.name, f.number, f.evidence)) ORDER BY f.kind, f.type, f.name, f.number",
+        (did,),
     ).fetchall():
         text = f"the publisher signed two different documents as {type_} {name} number {number}"
         found.append(Flag(FlagKind(kind), text, tuple(msgspec.json.decode(proof))))
@@ -180,12 +255,34 @@ def _flags(
         found.append(Flag(FlagKind.NO_HEAD, f"the publisher says of no release that it is the newest on {channel}"))
     if head is not None and channel in head.releases:
         found.extend(_revoked(db, did, head.releases[channel].digest))
+    if head is not None and (missing := _missing(db, did, head)):
+        text = f"the publisher has withdrawn something in {len(missing)} documents that no relay shows"
+        found.append(Flag(FlagKind.WITHHELD, text, missing))
     if head is not None and head.expires <= now:
         silent = int(now - head.made) // 86_400
         until = datetime.fromtimestamp(head.expires, UTC).date().isoformat()
         text = f"the publisher has confirmed nothing for {silent} days (its word was good until {until})"
         found.append(Flag(FlagKind.STALE, text))
     return tuple(found)
+
+
+def _hidden(db: sqlite3.Connection, app: AppName) -> bool:
+    """NIP-09: whether the Nostr key that carried the newest manifest asks that it is not shown."""
+    if db.execute("SELECT 1 FROM deletions LIMIT 1").fetchone() is None:
+        return False
+    row = db.execute(
+        "SELECT 1 FROM documents AS d JOIN events AS e ON e.id = d.event_id JOIN deletions AS x ON x.pubkey = e.pubkey"
+        " WHERE d.did = ? AND d.type = 'manifest' AND d.name = ? AND NOT d.proof_only"
+        " AND (x.target = e.id OR (x.target = e.kind || ':' || e.pubkey || ':' || ? AND x.made >= e.created_at))",
+        (app.publisher, app.id, f"archy1:manifest:{key_text(app.publisher)}:{app.id}"),
+    ).fetchone()
+    return row is not None
+
+
+def _missing(db: sqlite3.Connection, did: str, head: HeadDocument) -> tuple[str, ...]:
+    """Revocations that the head names and this node has not seen: a relay that hides one must not go unnoticed."""
+    held = {row[0] for row in db.execute("SELECT digest FROM revocations WHERE did = ?", (did,))}
+    return tuple(digest for digest in head.revocations if digest not in held)
 
 
 def _revoked(db: sqlite3.Connection, did: str, digest: str) -> list[Flag]:

@@ -6,6 +6,7 @@ of the caller's nursery. Holds no rule of the protocol (see `session`) and none 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,23 +15,32 @@ from typing import Any, Final
 
 import trio
 
+from market.discovery import frames
 from market.discovery.connection import RelayConnection, RelayFault, open_relay
-from market.discovery.events import Event
+from market.discovery.events import Event, Filter, SchnorrSigner
 from market.discovery.index import Index
+from market.discovery.information import fetch_information
 from market.discovery.ingest import Candidate
+from market.discovery.questions import (
+    author_questions,
+    document_questions,
+    follow_questions,
+    live_questions,
+    own_questions,
+)
 from market.discovery.reasons import Fate, Outcome, Reason
 from market.discovery.session import (
     Action,
     Arrived,
+    Authenticate,
     Caught,
     Counted,
     Drop,
+    Gather,
+    Lacks,
     Said,
     Send,
     Session,
-    document_questions,
-    follow_questions,
-    live_questions,
 )
 from market.errors import Problem
 
@@ -51,6 +61,24 @@ FIRST_DELAY: Final = 1.0
 LONGEST_DELAY: Final = 300.0
 ASK_AGAIN_SECONDS: Final = 900.0
 """Asks everything again: a relay may lose live events, and people may follow others by now."""
+
+RECONCILE_SECONDS: Final = 2.0
+"""For an answer to NIP-77 from a relay that has not said whether it knows it; then it is paged."""
+
+PAGE_SECONDS: Final = 120.0
+"""For one page of at most 500 events. A relay that lets one drip every few seconds makes progress, but no headway."""
+
+CATCH_UP_SECONDS: Final = 3600.0
+"""For all questions of one connection. A relay with more goes on at the next one."""
+
+MAX_USELESS: Final = 5000
+"""Genuine events, by connection, that were refused all the same, if they outnumber the useful ones by ten."""
+
+MAX_AUTHORS: Final = 2000
+"""Publishers' Nostr keys whose own lists (NIP-09, NIP-65) are asked for: ten questions."""
+
+MAX_HELD: Final = 200_000
+"""Events of one question that are reconciled (NIP-77); beyond that it is paged. 20 MiB while it lasts."""
 
 FOLLOW_ROUNDS: Final = 2
 """Whom the anchors follow, and whom those follow; trust looks no further than its own walk needs."""
@@ -81,6 +109,20 @@ class RelayState:
     lag: int
     """Apps of which this relay has shown an older head than the newest one known."""
     delay: float = 0.0
+    named_by_author: bool = False
+    """It is not the operator's relay: a publisher says that it writes there (NIP-65)."""
+    lagging: tuple[str, ...] = ()
+    """Some of the apps of `lag`."""
+
+    @property
+    def score(self) -> int:
+        """0 to 100: what share of its events was of use, less for every app of which it shows an older state.
+
+        A relay that has shown nothing yet has 100: silence is neither a lie nor absence (R-DS8).
+        """
+        bad = sum(self.refused.values())
+        good = self.accepted + self.known
+        return round(100 * (good + 1) / (good + bad + 1) / (1 + self.lag / 4))
 
     def to_json(self) -> dict[str, Any]:
         """For a door."""
@@ -94,7 +136,10 @@ class RelayState:
             "aside": self.aside,
             "refused": {reason.value: count for reason, count in sorted(self.refused.items())},
             "lag": self.lag,
+            "lagging": list(self.lagging),
+            "score": self.score,
             "retry_in": self.delay,
+            "named_by_author": self.named_by_author,
         }
 
 
@@ -112,6 +157,16 @@ class RelayLink:
     people: Callable[[], Sequence[str]]
     verifiers: trio.CapacityLimiter
     accepted_some: Callable[[], None] = lambda: None
+    now: Callable[[], float] = time.time
+    signer: SchnorrSigner | None = None
+    """Who answers a relay that asks who reads (NIP-42)."""
+    authors: frozenset[str] = frozenset()
+    """For a relay that publishers name: their Nostr keys, of which alone it is asked."""
+    public_only: bool = False
+    lost: Callable[[str, Sequence[str]], None] = lambda url, ids: None
+    """Told, with the relay's URL, of events that it lacks and this node holds (NIP-77)."""
+    reconciles: bool | None = None
+    """Whether the relay knows NIP-77; None while it has not been tried."""
     phase: Phase = Phase.STOPPED
     text: str = ""
     latency_ms: int | None = None
@@ -119,7 +174,7 @@ class RelayLink:
     refused: Counter[Reason] = field(default_factory=Counter)
     delay: float = 0.0
 
-    def state(self, lag: int = 0) -> RelayState:
+    def state(self, lagging: Sequence[str] = ()) -> RelayState:
         return RelayState(
             url=self.url,
             phase=self.phase,
@@ -129,7 +184,9 @@ class RelayLink:
             known=self.fates[Fate.KNOWN],
             aside=self.fates[Fate.ASIDE],
             refused=dict(self.refused),
-            lag=lag,
+            lag=len(lagging),
+            lagging=tuple(lagging[:20]),
+            named_by_author=bool(self.authors),
             delay=self.delay if self.phase is Phase.WAITING else 0.0,
         )
 
@@ -157,7 +214,11 @@ class RelayLink:
         self.phase, self.text = Phase.CONNECTING, ""
         began = trio.current_time()
         try:
-            async with open_relay(self.url) as connection:
+            if self.reconciles is None:
+                information = await fetch_information(self.url, public_only=self.public_only)
+                self.reconciles = information.offers(77) if information else None
+                began = trio.current_time()
+            async with open_relay(self.url, public_only=self.public_only) as connection:
                 self.latency_ms = round((trio.current_time() - began) * 1000)
                 self.phase = Phase.CATCHING_UP
                 return await _Conversation(self, connection, live=live).run()
@@ -182,15 +243,28 @@ class _Conversation:
         self._link = link
         self._connection = connection
         self._live = live
-        self._asked = frozenset(link.people())
-        self._session = Session(document_questions(), live_questions(sorted(self._asked)) if live else ())
+        people = () if link.authors else link.people()
+        self._asked = frozenset(people)
+        self._session = Session(
+            self._questions(),
+            live_questions(sorted(self._asked)) if live and not link.authors else (),
+            reconcile=link.reconciles is not False,
+            known=link.signer is not None,
+        )
         self._rounds = 0
         self._forgeries = 0
+        self._useful = 0
+        self._useless = 0
         self._queue, self._queued = trio.open_memory_channel[Event](QUEUED_EVENTS)
         self._unverified = 0
         self._verified = trio.Condition()
         self._complete = True
         self._fault: Problem | None = None
+
+    def _questions(self) -> tuple[Filter, ...]:
+        if self._link.authors:
+            return own_questions(sorted(self._link.authors))
+        return document_questions()
 
     async def run(self) -> bool:
         """Whether every question was answered. Raises Problem."""
@@ -214,13 +288,31 @@ class _Conversation:
     async def _read(self) -> None:
         if await self._perform(self._session.opened()):
             return
+        question, since, began = -1, trio.current_time(), trio.current_time()
         while True:
-            with trio.move_on_after(float("inf") if self._session.caught_up else IDLE_SECONDS) as idle:
+            now = trio.current_time()
+            if self._session.caught_up:
+                question, began = -1, now
+            elif self._session.question != question:
+                question, since = self._session.question, now
+            with trio.move_on_after(self._patience(since + PAGE_SECONDS - now, began + CATCH_UP_SECONDS - now)) as idle:
                 message = await self._connection.receive()
             if idle.cancelled_caught:
-                raise RelayFault(f"said nothing for {IDLE_SECONDS:.0f} s with a question open", where=self._link.url)
-            if await self._perform(self._session.received(message)):
+                if not self._session.reconciling:
+                    raise RelayFault("did not answer in time", where=self._link.url)
+                self._link.reconciles = False
+                actions = self._session.not_reconciled()
+            else:
+                actions = self._session.received(message)
+            if await self._perform(actions):
                 return
+
+    def _patience(self, page: float, whole: float) -> float:
+        """Seconds for the next message."""
+        if self._session.caught_up:
+            return float("inf")
+        idle = RECONCILE_SECONDS if self._session.reconciling and not self._link.reconciles else IDLE_SECONDS
+        return max(0.0, min(idle, page, whole))
 
     async def _perform(self, actions: Sequence[Action]) -> bool:
         """Whether the conversation is over."""
@@ -237,20 +329,40 @@ class _Conversation:
                     self._link.text = f"{action.kind}: {action.text}"
                 case Drop():
                     raise RelayFault(action.text, where=self._link.url)
+                case Gather():
+                    items = await trio.to_thread.run_sync(
+                        self._link.index.held, action.filter, MAX_HELD, limiter=self._link.verifiers
+                    )
+                    if await self._perform(self._session.gathered(items)):
+                        return True
+                case Authenticate():
+                    await self._authenticate(action.challenge)
+                case Lacks():
+                    self._link.lost(self._link.url, action.ids)
                 case Caught():
                     if await self._caught_up(action):
                         return True
         return False
 
+    async def _authenticate(self, challenge: str) -> None:
+        if self._link.signer is not None:
+            text = frames.authenticate(self._link.signer, self._link.url, challenge, self._link.now())
+            await self._connection.send(text)
+
     async def _caught_up(self, caught: Caught) -> bool:
         await self._wait_verified()
         self._complete = caught.gave_up == 0
-        if self._rounds < FOLLOW_ROUNDS:
+        if self._session.reconciles:
+            self._link.reconciles = True
+        if self._rounds < FOLLOW_ROUNDS and not self._link.authors:
             self._rounds += 1
             wanted = self._link.people() if self._rounds == 1 else set(self._link.people()) - self._asked
             self._asked = self._asked.union(wanted)
-            if wanted:
-                return await self._perform(self._session.ask(follow_questions(sorted(wanted))))
+            more = follow_questions(sorted(wanted))
+            if self._rounds == 1:
+                more = (*author_questions(self._link.index.authors(MAX_AUTHORS)), *more)
+            if more:
+                return await self._perform(self._session.ask(more))
         self._link.phase = Phase.LIVE
         return not self._live
 
@@ -264,12 +376,20 @@ class _Conversation:
                     break
             outcomes = await trio.to_thread.run_sync(self._link.index.ingest, batch, limiter=self._link.verifiers)
             self._link.count(outcomes)
-            self._forgeries += sum(one.reason in (Reason.FORGED_ID, Reason.BAD_SIGNATURE) for one in outcomes)
-            if self._forgeries > MAX_FORGERIES:
-                raise RelayFault("serves forged events", where=self._link.url)
+            self._weigh(outcomes)
             self._unverified -= len(batch)
             async with self._verified:
                 self._verified.notify_all()
+
+    def _weigh(self, outcomes: Sequence[Outcome]) -> None:
+        """Budgets for what is wrong with signatures, and for what is genuine and of no use. Raises RelayFault."""
+        self._forgeries += sum(one.reason in (Reason.FORGED_ID, Reason.BAD_SIGNATURE) for one in outcomes)
+        self._useless += sum(one.fate is Fate.REFUSED for one in outcomes)
+        self._useful += sum(one.fate in (Fate.ACCEPTED, Fate.KNOWN) for one in outcomes)
+        if self._forgeries > MAX_FORGERIES:
+            raise RelayFault("serves forged events", where=self._link.url)
+        if self._useless > MAX_USELESS + 10 * self._useful:
+            raise RelayFault("serves hardly anything of use", where=self._link.url)
 
     async def _wait_verified(self) -> None:
         async with self._verified:
@@ -279,7 +399,5 @@ class _Conversation:
     async def _ask_again(self) -> None:
         while True:
             await trio.sleep(ASK_AGAIN_SECONDS)
-            people = sorted(self._link.people())
-            for action in self._session.ask((*document_questions(), *follow_questions(people))):
-                if isinstance(action, Send):
-                    await self._connection.send(action.text)
+            people = () if self._link.authors else sorted(self._link.people())
+            await self._perform(self._session.ask((*self._questions(), *follow_questions(people))))

@@ -89,9 +89,6 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         did TEXT, publisher TEXT, app TEXT, expires INTEGER NOT NULL, PRIMARY KEY (publisher, app, did)
     ) WITHOUT ROWID;
     CREATE INDEX provided_by_did ON provided (did);
-    CREATE TABLE relay_records (
-        relay TEXT PRIMARY KEY, good INTEGER NOT NULL, bad INTEGER NOT NULL, sessions INTEGER NOT NULL
-    ) WITHOUT ROWID;
     ALTER TABLE listings ADD COLUMN made INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE listings ADD COLUMN categories TEXT NOT NULL DEFAULT '';
     ALTER TABLE listings ADD COLUMN archs TEXT NOT NULL DEFAULT '';

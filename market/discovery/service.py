@@ -12,8 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
+from websockets.uri import parse_uri
 
+from apps.names import AppName
+from market.discovery import reading
+from market.discovery.events import SchnorrSigner
 from market.discovery.index import Index
+from market.discovery.publishing import PublishResult, publish
 from market.discovery.relay import RelayLink, RelayState
 from market.errors import Problem
 
@@ -21,6 +26,19 @@ logger = logging.getLogger(__name__)
 
 VERIFIERS: Final = 2
 """Threads that verify, for all relays together: libsecp256k1 releases the GIL, Python's part does not."""
+
+QUORUM: Final = 2
+"""Independent relays that should have answered. The newest valid document of any relay wins, so this is no vote: it
+only says how many would have to withhold a document together for nobody to see it."""
+
+MAX_AUTHOR_RELAYS: Final = 8
+"""Relays named by publishers that are asked besides the operator's own."""
+
+MAX_PUBLISHERS: Final = 200
+"""Publishers of interest whose write relays are looked up."""
+
+MAX_LOST: Final = 5000
+"""Ids, by relay, of events that it lost; the newest are kept."""
 
 REVISIT_SECONDS: Final = 60.0
 MAX_PEOPLE: Final = 5000
@@ -37,10 +55,17 @@ class SyncReport:
     relays: tuple[RelayState, ...]
     seconds: float
 
+    @property
+    def independent(self) -> int:
+        """Relays of different hosts that answered: one operator's two relays are one witness."""
+        return len({parse_uri(url).host for url in self.answered})
+
     def to_json(self) -> dict[str, Any]:
         """For a door."""
         return {
             "answered": list(self.answered),
+            "independent": self.independent,
+            "quorum": self.independent >= QUORUM,
             "unanswered": list(self.unanswered),
             "accepted": self.accepted,
             "relays": [state.to_json() for state in self.relays],
@@ -62,11 +87,21 @@ class Discovery:
         now: Callable[[], float],
         *,
         people: Callable[[], Sequence[str]] = tuple,
+        publishers: Callable[[], Sequence[str]] = tuple,
+        signer: SchnorrSigner | None = None,
+        allow_private: bool = False,
     ) -> None:
+        """`publishers` gives DIDs whose own write relays are asked too (NIP-65); `allow_private` lets those be at
+        private addresses. `signer` answers relays that ask who reads (NIP-42)."""
         self.index = index
         self.on_change: Callable[[], None] = lambda: None
         self._now = now
         self._people = people
+        self._publishers = publishers
+        self._signer = signer
+        self._allow_private = allow_private
+        self._relays: tuple[str, ...] = ()
+        self._lost: dict[str, dict[str, None]] = {}
         self._verifiers = trio.CapacityLimiter(VERIFIERS)
         self._links: dict[str, RelayLink] = {}
         self._scopes: dict[str, trio.CancelScope] = {}
@@ -75,14 +110,76 @@ class Discovery:
 
     def set_relays(self, relays: Sequence[str]) -> None:
         """From now on these. While running, links are made and ended at once."""
-        for url in set(self._links) - set(relays):
-            del self._links[url]
-            if url in self._scopes:
-                self._scopes.pop(url).cancel()
+        self._relays = tuple(relays)
+        authors = self._author_relays()
+        for url in set(self._links) - set(relays) - set(authors):
+            self._end(url)
         for url in relays:
-            if url not in self._links:
-                self._links[url] = RelayLink(url, self.index, self._interest, self._verifiers, self._accepted)
-                self._start(url)
+            if url in self._links and self._links[url].authors:
+                self._end(url)
+            self._keep_link(url, frozenset())
+        for url, keys in authors.items():
+            self._keep_link(url, keys)
+
+    def look_at_authors(self) -> None:
+        """Whom to ask besides the operator's relays: where publishers of interest say that they write."""
+        self.set_relays(self._relays)
+
+    def _author_relays(self) -> dict[str, frozenset[str]]:
+        publishers = tuple(self._publishers())[:MAX_PUBLISHERS]
+        if not publishers:
+            return {}
+        with self.index.reading() as db:
+            found = reading.write_relays(db, publishers)
+        chosen = sorted(set(found) - set(self._relays), key=lambda url: (-len(found[url]), url))
+        return {url: found[url] for url in chosen[:MAX_AUTHOR_RELAYS]}
+
+    def _keep_link(self, url: str, authors: frozenset[str]) -> None:
+        if url in self._links:
+            self._links[url].authors = authors
+            return
+        self._links[url] = RelayLink(
+            url,
+            self.index,
+            self._interest,
+            self._verifiers,
+            self._accepted,
+            now=self._now,
+            signer=self._signer,
+            authors=authors,
+            public_only=bool(authors) and not self._allow_private,
+            lost=self._note_lost,
+        )
+        self._start(url)
+
+    def _end(self, url: str) -> None:
+        del self._links[url]
+        if url in self._scopes:
+            self._scopes.pop(url).cancel()
+
+    def _note_lost(self, url: str, ids: Sequence[str]) -> None:
+        lost = self._lost.setdefault(url, {})
+        lost.update(dict.fromkeys(ids))
+        while len(lost) > MAX_LOST:
+            del lost[next(iter(lost))]
+
+    async def rebroadcast(self, apps: Sequence[AppName], *, timeout: float) -> tuple[PublishResult, ...]:
+        """Give back what the operator's relays lost of these apps and of their publishers' histories.
+
+        A relay that reconciles (NIP-77) has said which; one that does not is offered what others showed and it has
+        not. Relays that have an event say so, and nothing changes.
+        """
+        wanted = {event["id"]: event for app in apps for event in self.index.events_of(app)}
+        results: list[PublishResult] = []
+        for url in self._relays:
+            lost = self._lost.pop(url, {}) if self._links[url].reconciles else wanted
+            with self.index.reading() as db:
+                shown = reading.shown_by(db, url, list(wanted))
+            reconciled = self._links[url].reconciles
+            missing = [event for id_, event in wanted.items() if id_ in lost and (reconciled or id_ not in shown)]
+            if missing:
+                results += await publish(missing, [url], timeout=timeout, signer=self._signer)
+        return tuple(results)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a session with every relay until cancelled; `started` once all links are under way."""
@@ -100,6 +197,7 @@ class Discovery:
     async def sync(self, timeout: float) -> SyncReport:
         """Ask every relay everything once, for at most `timeout` seconds in all."""
         began = trio.current_time()
+        self.look_at_authors()
         links = list(self._links.values())
         before = sum(link.state().accepted for link in links)
         answered: dict[str, bool] = {}
@@ -123,7 +221,7 @@ class Discovery:
     def relay_states(self) -> tuple[RelayState, ...]:
         """A snapshot of every link, in the operator's order."""
         lags = self.index.lags()
-        return tuple(link.state(lags.get(url, 0)) for url, link in self._links.items())
+        return tuple(link.state(lags.get(url, ())) for url, link in self._links.items())
 
     def _start(self, url: str) -> None:
         if self._nursery is not None:
@@ -144,6 +242,7 @@ class Discovery:
         while True:
             await trio.sleep(REVISIT_SECONDS)
             await self._revisit()
+            self.look_at_authors()
 
     async def _revisit(self) -> None:
         try:

@@ -16,17 +16,11 @@ from msgspec.structs import replace
 
 from market.discovery import frames
 from market.discovery.checks import check_frame
-from market.discovery.documents import TYPES
 from market.discovery.events import (
-    DISTRUST_SETS,
-    DOCUMENT_KIND,
-    FOLLOW_KIND,
-    MUTE_KIND,
-    SET_KIND,
-    TRUST_SETS,
     Event,
     Filter,
 )
+from market.discovery.negentropy import BadMessage, Reconciler
 from market.discovery.reasons import Reason, Refusal
 
 PAGE: Final = 500
@@ -38,6 +32,16 @@ SMALLEST_CAP: Final = 20
 MAX_PAGES: Final = 2000
 """A million events for one question; a relay that has more goes on at the next connection."""
 
+SECOND: Final = 5000
+"""Events asked for when one second holds more than a page and the relay does not reconcile (NIP-77). What a relay hides
+beyond that, other relays have."""
+
+MAX_WASTED: Final = 64 * 1024 * 1024
+"""Bytes of messages, by connection, that were of no use. A question's answer is none of them."""
+
+IDS_PER_QUESTION: Final = 250
+"""Ids in one filter: 17 KiB."""
+
 MAX_INVALID: Final = 64
 """Messages that are none, by connection. An honest relay sends not one."""
 
@@ -45,10 +49,7 @@ MAX_UNWANTED: Final = 256
 """Events nobody asked for, by connection. A few arrive honestly after a CLOSE; a flood does not."""
 
 MAX_EXTRA_EVENTS: Final = 2 * PAGE
-"""Events for one page before its EOSE. A relay may ignore `limit` a little, not without end."""
-
-AUTHORS_PER_QUESTION: Final = 200
-"""Keys in one filter: 13 KiB, below the message size that relays take."""
+"""Events for one page before its EOSE: twice what was asked for. A relay may ignore `limit` a little, not for ever."""
 
 _LIVE: Final = "live"
 
@@ -96,7 +97,28 @@ class Drop:
     text: str
 
 
-Action = Send | Arrived | Counted | Said | Caught | Drop
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """NIP-77: look up what is held of these events, and call `gathered`."""
+
+    filter: Filter
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    """NIP-42: answer this challenge; the questions that were closed for it are asked again."""
+
+    challenge: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lacks:
+    """NIP-77: ids of events that the relay does not have and this node does."""
+
+    ids: tuple[str, ...]
+
+
+Action = Send | Arrived | Counted | Said | Caught | Drop | Gather | Authenticate | Lacks
 
 
 @dataclass(slots=True)
@@ -110,6 +132,10 @@ class _Page:
     fresh: int = 0
     oldest: int | None = None
     at_oldest: set[str] = field(default_factory=set)
+    second: bool = False
+    """The page is one second, asked for whole because it holds more than a page."""
+    again: bool = False
+    """It was closed for want of authentication, and is asked a second time."""
 
     def take(self, event: Event) -> bool:
         """Whether it is news."""
@@ -124,24 +150,44 @@ class _Page:
         self.fresh += 1
         return True
 
+    @property
+    def limit(self) -> int:
+        return SECOND if self.second else PAGE
+
     def following(self) -> _Page | None:
         """The page after this one, or None at the end."""
-        if self.received < SMALLEST_CAP or self.oldest is None or self.number + 1 >= MAX_PAGES:
+        if self.filter.ids or self.number + 1 >= MAX_PAGES:
+            return None
+        if self.second and self.filter.until is not None:
+            return self._before(self.filter.until)
+        if self.oldest is None or self.received < SMALLEST_CAP:
             return None
         if self.fresh:
             # Begins at the second this one ended with, so that no tie is lost.
             return _Page(replace(self.filter, until=self.oldest), self.number + 1, frozenset(self.at_oldest))
-        if self.oldest == 0:
-            return None
-        # A second with more events than the relay gives at once: what it hides there, other relays have.
-        return _Page(replace(self.filter, until=self.oldest - 1), self.number + 1)
+        # Nothing but ties: this one second holds more events than the relay gives at once.
+        whole = replace(self.filter, since=self.oldest, until=self.oldest)
+        return _Page(whole, self.number + 1, frozenset(self.at_oldest), second=True)
+
+    def _before(self, second: int) -> _Page | None:
+        return _Page(replace(self.filter, since=None, until=second - 1), self.number + 1) if second else None
 
 
 class Session:
     """Create one for each connection; call `opened` once, then `received` for each message."""
 
-    def __init__(self, questions: Sequence[Filter], live: Sequence[Filter]) -> None:
+    def __init__(
+        self, questions: Sequence[Filter], live: Sequence[Filter], *, reconcile: bool = False, known: bool = False
+    ) -> None:
+        """`reconcile`: try NIP-77 before paging; `known`: this side can say who it is (NIP-42)."""
         self._waiting = deque(_Page(one) for one in questions)
+        self._reconcile = reconcile
+        self._known = known
+        self._challenge = ""
+        self._side: Reconciler | None = None
+        self._wasted = 0
+        self._answered = False
+        self._live_again = False
         self._live = tuple(live)
         self._page: _Page | None = None
         self._serial = 0
@@ -154,11 +200,26 @@ class Session:
     def caught_up(self) -> bool:
         return self._caught
 
+    @property
+    def reconciling(self) -> bool:
+        """An answer to a NIP-77 message is awaited; a relay that does not know it may say nothing at all."""
+        return self._side is not None
+
+    @property
+    def reconciles(self) -> bool:
+        """The relay has answered in NIP-77."""
+        return self._answered
+
+    @property
+    def question(self) -> int:
+        """Which question is open; it rises with every page."""
+        return self._serial
+
     def opened(self) -> list[Action]:
         """Ask for what is new first, so that nothing falls between the stored events and the live ones."""
         actions: list[Action] = []
         if self._live:
-            actions.append(Send(frames.request(_LIVE, tuple(replace(one, limit=1) for one in self._live))))
+            actions.append(self._request_live())
         return [*actions, *self._next()]
 
     def ask(self, questions: Sequence[Filter]) -> list[Action]:
@@ -169,8 +230,31 @@ class Session:
         self._caught = False
         return self._next()
 
+    def gathered(self, items: Sequence[tuple[int, bytes]] | None) -> list[Action]:
+        """The events held for the open question as (time, id); None when they are too many to reconcile."""
+        if self._page is None:
+            return []
+        if items is None:
+            return [self._request(self._page)]
+        self._side = Reconciler.of(items)
+        self._serial += 1
+        return [Send(frames.reconcile(self._name(), self._page.filter, self._side.initiate()))]
+
+    def not_reconciled(self) -> list[Action]:
+        """The relay does not reconcile: page instead, from now on."""
+        self._reconcile, self._side = False, None
+        return [] if self._page is None else [self._request(self._page)]
+
     def received(self, message: str | bytes) -> list[Action]:
         """What to do about one message."""
+        actions = self._received(message)
+        if not any(isinstance(action, Arrived | Send | Caught | Gather | Lacks) for action in actions):
+            self._wasted += len(message)
+            if self._wasted > MAX_WASTED:
+                return [*actions, Drop("too much that is of no use")]
+        return actions
+
+    def _received(self, message: str | bytes) -> list[Action]:
         frame = frames.parse_frame(message)
         match frame:
             case None:
@@ -182,11 +266,35 @@ class Session:
             case frames.ClosedFrame():
                 return self._closed(frame)
             case frames.NoticeFrame():
-                return [Said("notice", frame.text)]
+                said = Said("notice", frame.text)
+                return [said, *self.not_reconciled()] if self._side else [said]
             case frames.AuthFrame():
+                self._challenge = frame.challenge
                 return [Said("auth", "wants authentication (NIP-42)")]
+            case frames.ReconcileFrame():
+                return self._reconciled(frame) if self._is_current(frame.subscription) else []
             case _:
                 return []
+
+    def _reconciled(self, frame: frames.ReconcileFrame) -> list[Action]:
+        side = self._side
+        if side is None:
+            return []
+        try:
+            answer = None if frame.error else side.reconcile(frame.message)
+        except BadMessage as error:
+            return [Said("sync", str(error)), *self.not_reconciled()]
+        if frame.error:
+            return [Said("sync", frame.error), *self.not_reconciled()]
+        self._answered = True
+        if answer is not None:
+            return [Send(frames.reconcile_on(self._name(), answer))]
+        self._side = None
+        need = [id_.hex() for id_ in side.need]
+        chunks = [tuple(need[at : at + IDS_PER_QUESTION]) for at in range(0, len(need), IDS_PER_QUESTION)]
+        self._waiting.extendleft(_Page(Filter(ids=ids)) for ids in reversed(chunks))
+        lacks = [Lacks(tuple(id_.hex() for id_ in side.have))] if side.have else []
+        return [Send(frames.reconcile_end(self._name())), *lacks, *self._next()]
 
     def _bad(self) -> list[Action]:
         self._invalid += 1
@@ -214,7 +322,7 @@ class Session:
         if page is None or not self._is_current(subscription):
             return [Arrived(event)]
         news = page.take(event)
-        if page.received > MAX_EXTRA_EVENTS:
+        if page.received > 2 * page.limit:
             return [Drop("more events than were asked for")]
         return [Arrived(event)] if news else []
 
@@ -228,10 +336,19 @@ class Session:
 
     def _closed(self, frame: frames.ClosedFrame) -> list[Action]:
         said = Said("closed", frame.text)
+        wall = frame.text.startswith("auth-required:") and self._known and bool(self._challenge)
         if frame.subscription == _LIVE:
+            if wall and not self._live_again:
+                self._live_again = True
+                return [said, Authenticate(self._challenge), self._request_live()]
             return [said]
-        if not self._is_current(frame.subscription):
+        if not self._is_current(frame.subscription) or self._page is None:
             return []
+        if wall and not self._page.again:
+            self._page.again = True
+            return [said, Authenticate(self._challenge), self._request(self._page)]
+        if self._side is not None:
+            return [said, *self.not_reconciled()]
         self._gave_up += 1
         return [said, *self._next()]
 
@@ -240,11 +357,16 @@ class Session:
         if self._page is None:
             self._caught = True
             return [Caught(self._gave_up)]
+        if self._reconcile and not self._page.filter.ids:
+            return [Gather(self._page.filter)]
         return [self._request(self._page)]
+
+    def _request_live(self) -> Send:
+        return Send(frames.request(_LIVE, tuple(replace(one, limit=1) for one in self._live)))
 
     def _request(self, page: _Page) -> Send:
         self._serial += 1
-        return Send(frames.request(self._name(), (replace(page.filter, limit=PAGE),)))
+        return Send(frames.request(self._name(), (replace(page.filter, limit=page.limit),)))
 
     def _name(self) -> str:
         return f"q{self._serial}"
@@ -256,26 +378,3 @@ class Session:
         if subscription == _LIVE:
             return self._live
         return (self._page.filter,) if self._page and self._is_current(subscription) else ()
-
-
-def document_questions() -> tuple[Filter, ...]:
-    """One question for each type of document, in the order in which they depend on each other."""
-    return tuple(Filter(kinds=(DOCUMENT_KIND,), tags={"t": (f"archy1-{type_}",)}) for type_ in TYPES)
-
-
-def live_questions(people: Sequence[str]) -> tuple[Filter, ...]:
-    """What to be told of as it is published: every document, and the follow lists of these hex keys."""
-    documents = Filter(kinds=(DOCUMENT_KIND,), tags={"t": tuple(f"archy1-{type_}" for type_ in TYPES)})
-    return (documents, *follow_questions(people))
-
-
-def follow_questions(people: Sequence[str]) -> tuple[Filter, ...]:
-    """The lists of people of these hex keys (NIP-02, NIP-51): whom they follow, trust, mute and distrust."""
-    authors = [
-        tuple(people[start : start + AUTHORS_PER_QUESTION]) for start in range(0, len(people), AUTHORS_PER_QUESTION)
-    ]
-    sets = {"d": (*TRUST_SETS, *DISTRUST_SETS)}
-    return (
-        *(Filter(kinds=(FOLLOW_KIND, MUTE_KIND), authors=some) for some in authors),
-        *(Filter(kinds=(SET_KIND,), authors=some, tags=sets) for some in authors),
-    )

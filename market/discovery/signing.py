@@ -6,7 +6,7 @@ be accepted by the same parsers that readers use. Refuses to know relays and net
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +24,10 @@ from market.model import AttestKind
 
 _PEOPLE: Final = ("title", "summary", "categories", "permissions", "homepage")
 _ABSENT: Final[Mapping[str, Any]] = {"title": "", "summary": "", "categories": [], "permissions": {}, "homepage": ""}
+
+
+PROVIDER_LIFE: Final = 3600
+"""Seconds a provider is believed (NIP-40): a node that went away is asked in vain for an hour at most."""
 
 
 class TooLarge(Refused):
@@ -135,6 +139,26 @@ def sign_attestation(
     if note:
         body["note"] = note
     return _signed(keyring, "attest", subject.hex, body, now)
+
+
+def sign_provider(
+    keyring: Keyring,
+    endpoints: Iterable[str],
+    capacity: int,
+    apps: Iterable[AppName],
+    *,
+    now: float,
+    life: int = PROVIDER_LIFE,
+) -> dict[str, Any]:
+    """This node's word that it serves the apps' blobs at these base URLs, `capacity` in Mbit/s, for `life` seconds."""
+    made = keyring.ledger.reserve_time("provider", "node", now)
+    body = {
+        "endpoints": list(endpoints),
+        "capacity": capacity,
+        "apps": [{"publisher": app.publisher, "id": app.id} for app in apps],
+        "expires": made + life,
+    }
+    return _signed(keyring, "provider", "node", body, now, made=made)
 
 
 def to_events(keyring: Keyring, documents: Sequence[Mapping[str, Any]], now: float) -> list[dict[str, Any]]:

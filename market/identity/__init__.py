@@ -8,7 +8,8 @@ from market.identity.canonical import (
     parse_canonical,
 )
 from market.identity.didkey import BadKey, did_of, is_did, key_of, key_text
-from market.identity.export import BadExport, Keys, export_identity, import_identity
+from market.identity.didkey import decode_public as public_key
+from market.identity.export import MAX_EXPORT_SIZE, BadExport, Keys, export_identity, import_identity
 from market.identity.forms import BadDocument, IdentityEntry
 from market.identity.history import Folded, KeyHistory, Role, SignedEntry
 from market.identity.keyring import Change, DamagedKey, KeyNotHere, Keyring
@@ -18,6 +19,7 @@ from market.identity.proofs import BadProof, add_proof, verify_proof
 
 __all__ = [
     "MAX_DOCUMENT_SIZE",
+    "MAX_EXPORT_SIZE",
     "BadDocument",
     "BadExport",
     "BadKey",
@@ -46,5 +48,6 @@ __all__ = [
     "key_of",
     "key_text",
     "parse_canonical",
+    "public_key",
     "verify_proof",
 ]

@@ -153,6 +153,11 @@ class Keyring:
     def identity_digest(self) -> Digest:
         return self.current.digest
 
+    def keys_here(self) -> tuple[str, ...]:
+        """Which private keys are on this machine: `inception`, `next-root`, `release`, `online`, `nostr`."""
+        names = (INCEPTION, *FILE_OF.values(), NOSTR)
+        return tuple(name.removesuffix(".key") for name in names if (self.folder / name).exists())
+
     def identity_document(self) -> dict[str, Any]:
         """The newest identity document, signed."""
         return self.documents[-1]

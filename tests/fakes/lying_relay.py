@@ -41,6 +41,8 @@ async def _handle(answer: Answer, socket: ServerConnection) -> None:
             kind, *rest = json.loads(message)
             if kind == "REQ":
                 await answer(socket, rest[0], rest[1:])
+            elif kind.startswith("NEG-"):
+                await _say(socket, "NOTICE", f"unknown command {kind}")
     except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
         return
 
@@ -62,6 +64,10 @@ def _matches(event: EventJson, wanted: dict[str, Any]) -> bool:
         if name == "authors" and event["pubkey"] not in values:
             return False
         if name == "until" and event["created_at"] > values:
+            return False
+        if name == "since" and event["created_at"] < values:
+            return False
+        if name == "ids" and event["id"] not in values:
             return False
         if name[0] == "#" and not any(tag[0] == name[1:] and tag[1] in values for tag in event["tags"]):
             return False

@@ -568,7 +568,7 @@ def test_withholding_shows_as_the_lag_of_the_relay(index: Index, alice: Publishe
     old, new = (alice.events(*alice.release(version).documents) for version in ("1.0.0", "1.1.0"))
     index.ingest(from_relay(*old, relay="ws://slow.test"))
     index.ingest(from_relay(*new, relay="ws://fast.test"))
-    assert index.lags() == {"ws://slow.test": 1}
+    assert index.lags() == {"ws://slow.test": (f"{alice.did}/hello",)}
     index.ingest(from_relay(*new, relay="ws://slow.test"))
     assert index.lags() == {}
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from market.discovery import Reason
 from market.discovery.events import Event, Filter
+from market.discovery.questions import document_questions, live_questions
 from market.discovery.relay import LONGEST_DELAY, next_delay
 from market.discovery.session import (
     MAX_EXTRA_EVENTS,
@@ -24,8 +25,6 @@ from market.discovery.session import (
     Said,
     Send,
     Session,
-    document_questions,
-    live_questions,
 )
 from tests.fakes.lying_relay import matching
 
