@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final
 
 import trio
@@ -23,6 +24,7 @@ from market.errors import Problem
 from market.node.config import split_address
 from market.node.home import Home
 from market.node.node import Node, open_node
+from market.node.vouching import keep_attesting
 from market.swarm import blob_routes
 
 RESTART_SECONDS: Final = (1.0, 2.0, 5.0, 15.0, 30.0)
@@ -78,6 +80,8 @@ async def running(node: Node) -> AsyncIterator[tuple[str, ...]]:
         node.live = True
         nursery.start_soon(_kept_up, "discovery", node.discovery.run)
         nursery.start_soon(_kept_up, "apps", node.orchestrator.run)
+        nursery.start_soon(_kept_up, "trust", node.circles.run)
+        nursery.start_soon(_kept_up, "own attestations", partial(keep_attesting, node))
         try:
             yield tuple(where)
         finally:

@@ -10,14 +10,13 @@ from typing import Any
 
 from pydantic import Field
 
-from apps.manifest import parse_manifest_json
-from apps.permissions import permissions_of
 from market.errors import Refused, UsageProblem
-from market.model import AppName, Listing, Release
+from market.model import AppName, Listing
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
-from market.trust import Circle, Continuity, Permissions, Verdict, judge_in
+from market.node.verdicts import judged, release_permissions
+from market.trust import Verdict
 
 
 class Search(Request):
@@ -40,11 +39,11 @@ async def search(node: Node, request: Search, report: Report) -> Mapping[str, An
     if not request.offline:
         await node.refresh()
     found = node.index.search(request.text, request.limit)
-    circle = circle_of(node)
-    judged = [(listing, verdict_on(node, listing, circle=circle)) for listing in found]
+    circle = await node.circles.fresh()
+    verdicts = [(listing, judged(node, listing, circle)) for listing in found]
     return {
         "schema": "archy/search/1",
-        "results": [{**listing_json(node, listing), "verdict": brief(verdict)} for listing, verdict in judged],
+        "results": [{**listing_json(node, listing), "verdict": brief(verdict)} for listing, verdict in verdicts],
     }
 
 
@@ -57,7 +56,7 @@ async def show(node: Node, request: Show, report: Report) -> Mapping[str, Any]:
     return {
         "schema": "archy/show/1",
         **listing_json(node, listing),
-        "verdict": verdict_on(node, listing).to_json(),
+        "verdict": judged(node, listing, await node.circles.fresh()).to_json(),
         "permissions": list(release_permissions(listing.release)) if listing.release else [],
         "versions": [{"version": r.version, "seq": r.seq, "digest": r.digest.hex} for r in releases],
     }
@@ -80,39 +79,6 @@ def find_listing(node: Node, word: str) -> Listing:
         names = ", ".join(str(c.app) for c in candidates)
         raise Refused(f"{len(candidates)} publishers offer {word!r}: {names}", remedy="name one as PUBLISHER/ID")
     return find_listing(node, str(candidates[0].app))
-
-
-def circle_of(node: Node) -> Circle:
-    """Who counts for this operator, as of now; built once for many apps."""
-    return Circle.of(node.index.evidence(), node.anchors.load(), now=int(node.now()))
-
-
-def verdict_on(node: Node, listing: Listing, *, circle: Circle | None = None, agreed: tuple[str, ...] = ()) -> Verdict:
-    """This operator's verdict on a listing, now. `agreed` are permissions the operator just named."""
-    wanted: tuple[str, ...] = ()
-    if listing.release is not None:
-        granted = {*node.granted(listing.app), *agreed}
-        wanted = tuple(word for word in release_permissions(listing.release) if word not in granted)
-    return judge_in(
-        circle or circle_of(node),
-        listing,
-        now=int(node.now()),
-        permissions=Permissions(wanted=wanted),
-        continuity=_continuity(node, listing.app),
-    )
-
-
-def _continuity(node: Node, app: AppName) -> Continuity:
-    """Another publisher's app under the same id runs here: the signer changed, and that asks."""
-    here = [name for name, _, _ in node.orchestrator.installed() if name.id == app.id]
-    if app in here:
-        return Continuity.SAME
-    return Continuity.CHANGED if here else Continuity.FIRST_SEEN
-
-
-def release_permissions(release: Release) -> tuple[str, ...]:
-    """What the release may do on this machine, in stable words."""
-    return permissions_of(parse_manifest_json(release.manifest, where=f"{release.app} {release.version}"))
 
 
 def brief(verdict: Verdict) -> dict[str, Any]:

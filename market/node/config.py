@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from market.errors import Problem, UsageProblem
+from market.trust.policy import Policy
 
 MAX_CONFIG_BYTES: Final = 64 * 1024
 """A settings file is a screenful; anything larger is not one."""
+
+
+_LISTS: Final = frozenset({"peers", "never_allow"})
+"""Settings that are written as comma-separated words."""
 
 
 def _listen_address(value: str) -> str:
@@ -52,9 +57,33 @@ class NodeConfig(BaseModel):
     )
     share: bool = Field(True, description="serve the blobs of installed apps to peers")
     channel: str = Field("stable", pattern=r"^[a-z0-9-]{1,32}$", description="the release channel that is offered")
+    allow_at: int = Field(62, ge=0, le=100, description="points from which an app installs without a question")
+    allow_powerful_at: int = Field(
+        80, ge=0, le=100, description="the same for apps that use the host's network, devices or capabilities"
+    )
+    refuse_below: int = Field(10, ge=0, le=100, description="points below which nothing is installed")
+    never_allow: tuple[Annotated[str, Field(pattern=r"^[!-~]{1,200}$")], ...] = Field(
+        (), max_length=64, description="permissions that are refused whoever asks"
+    )
+    attest_running: bool = Field(
+        False, description="publish, signed by this home's identity, that a release ran here for 7, 30, 90, 365 days"
+    )
     unit_prefix: str = Field(
         "archy", pattern=r"^[a-z][a-z0-9]{0,15}$", description="the first word of every unit this node writes"
     )
+
+    @model_validator(mode="after")
+    def _thresholds(self) -> NodeConfig:
+        try:
+            _ = self.policy
+        except UsageProblem as problem:
+            raise ValueError(f"{problem.what}: {problem.remedy}") from problem
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        """What the operator lets happen at which score."""
+        return Policy(self.allow_at, self.refuse_below, self.allow_powerful_at)
 
 
 def load_config(path: Path) -> NodeConfig:
@@ -85,7 +114,7 @@ def changed_config(config: NodeConfig, assignments: tuple[str, ...]) -> NodeConf
         if not equals or key not in NodeConfig.model_fields:
             known = ", ".join(NodeConfig.model_fields)
             raise UsageProblem(f"no setting {key!r}", remedy=f"KEY=VALUE with a key of: {known}")
-        values[key] = [part for part in value.split(",") if part] if key == "peers" else value
+        values[key] = [part for part in value.split(",") if part] if key in _LISTS else value
     try:
         return _validated(values, "settings")
     except Problem as problem:

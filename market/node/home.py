@@ -60,6 +60,10 @@ class Home:
         return self.root / "anchors.json"
 
     @property
+    def trust_memory(self) -> Path:
+        return self.root / "trust.json"
+
+    @property
     def config(self) -> Path:
         return self.root / "config.yaml"
 

@@ -12,15 +12,16 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from apps.machines import local_arch
-from market.acquire import AcquiredBundle, AcquireProgress, AcquireStep, acquire
+from market.acquire import AcquiredBundle, AcquireProgress, AcquireStep, InconsistentRelease, acquire
 from market.errors import EnvironmentLacks, Refused, UsageProblem
 from market.model import AppName, Listing, Release
-from market.node.browse import brief, find_listing, listing_json, release_permissions, verdict_on
+from market.node.browse import brief, find_listing, listing_json
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
-from market.swarm import Fetcher
-from market.trust import Outcome, Verdict
+from market.node.verdicts import judged, release_permissions, remember_broken, remember_signer, signer_of
+from market.swarm import Fetcher, PublisherInconsistent, SizeContradicted
+from market.trust import Continuity, Outcome, Verdict
 from orchestrator import AppStatus, Bundle, Progress
 
 ESSENTIAL: Final = frozenset({"podman", "quadlet", "user systemd"})
@@ -63,7 +64,7 @@ async def plan(node: Node, request: Plan, report: Report) -> Mapping[str, Any]:
     return {
         "schema": "archy/plan/1",
         **listing_json(node, listing),
-        "verdict": verdict_on(node, listing).to_json(),
+        "verdict": judged(node, listing, await node.circles.fresh()).to_json(),
         "permissions": list(release_permissions(release)),
     }
 
@@ -95,7 +96,12 @@ async def update(node: Node, request: Update, report: Report) -> Mapping[str, An
     ):
         raise UsageProblem(f"{request.app} is not installed", remedy="`archy ps` lists what is")
     rows = [
-        {"app": str(name), "from": old, "to": listing.release.version}
+        {
+            "app": str(name),
+            "from": old,
+            "to": listing.release.version,
+            "signer": dict(signer_of(node, listing).to_json()),
+        }
         for name, old, listing in offers
         if listing.release
     ]
@@ -112,8 +118,11 @@ async def update(node: Node, request: Update, report: Report) -> Mapping[str, An
 async def _make_it_run(
     node: Node, listing: Listing, release: Release, consent: str, allow: tuple[str, ...], report: Report
 ) -> Mapping[str, Any]:
-    verdict = verdict_on(node, listing, agreed=allow)
+    verdict = judged(node, listing, await node.circles.fresh(), agreed=allow)
     report({"phase": "verify", "text": f"{listing.title} {release.version} by {listing.app.publisher}"})
+    if verdict.signer.continuity is not Continuity.FIRST_SEEN:
+        # Before anything is fetched: who signs this now, and what the key history says about a change.
+        report({"phase": "signer", "text": verdict.signer.text})
     report({"phase": "score", "text": f"{verdict.points} of 100: {verdict.band}"})
     _admit(verdict, consent, listing)
     await _require_machine(node)
@@ -121,6 +130,7 @@ async def _make_it_run(
     bundle = await _acquire(node, release, report)
     fetched = node.now()
     status = await _hand_over(node, release, bundle, report)
+    remember_signer(node, release)
     node.look_at_shared()
     return {
         "schema": "archy/install/1",
@@ -161,7 +171,11 @@ async def _acquire(node: Node, release: Release, report: Report) -> AcquiredBund
 
     publisher = release.app.publisher
     with Fetcher(node.store, node.sources(release.origins), node.addresses, publisher=publisher) as fetcher:
-        return await acquire(release, fetcher, node.store, node.home.bundles, arch=local_arch(), on_progress=told)
+        try:
+            return await acquire(release, fetcher, node.store, node.home.bundles, arch=local_arch(), on_progress=told)
+        except (InconsistentRelease, PublisherInconsistent, SizeContradicted) as found:
+            remember_broken(node, release, found)
+            raise
 
 
 async def _hand_over(node: Node, release: Release, acquired: AcquiredBundle, report: Report) -> AppStatus:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from market.errors import UsageProblem
-from market.node import browse, install, manage, settings
+from market.node import browse, install, manage, settings, trusting, vouching
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
@@ -41,9 +41,14 @@ OPERATIONS: Final[Mapping[str, _Operation]] = {
     "relays": _Operation(Request, settings.relays),
     "relays.add": _Operation(settings.Relay, settings.add_relay),
     "relays.remove": _Operation(settings.Relay, settings.remove_relay),
-    "anchors": _Operation(Request, settings.anchors),
-    "anchors.add": _Operation(settings.AddAnchor, settings.add_anchor),
-    "anchors.remove": _Operation(settings.RemoveAnchor, settings.remove_anchor),
+    "anchors": _Operation(Request, trusting.anchors),
+    "anchors.add": _Operation(trusting.AddAnchor, trusting.add_anchor),
+    "anchors.remove": _Operation(trusting.RemoveAnchor, trusting.remove_anchor),
+    "trust.distrust": _Operation(trusting.Distrust, trusting.distrust),
+    "trust.import": _Operation(trusting.ImportFollows, trusting.import_follows),
+    "trust.pin": _Operation(trusting.OfApp, trusting.pin),
+    "trust.unpin": _Operation(trusting.OfApp, trusting.unpin),
+    "attest": _Operation(vouching.Attest, vouching.attest),
     "config": _Operation(settings.ChangeConfig, settings.change_config),
     "blobs": _Operation(Request, settings.blobs),
     "blobs.add": _Operation(settings.AddBlobs, settings.add_blobs),

@@ -24,20 +24,6 @@ class Relay(Request):
     url: str = Field(max_length=300)
 
 
-class AddAnchor(Request):
-    """Somebody this operator trusts: a DID, an npub or a hex Nostr key."""
-
-    who: str = Field(max_length=200)
-    label: str = Field("", max_length=100)
-    weight: int = Field(1, ge=1, le=100)
-
-
-class RemoveAnchor(Request):
-    """The same word that `anchors` lists."""
-
-    who: str = Field(max_length=200)
-
-
 class ChangeConfig(Request):
     """`KEY=VALUE` words; none only shows the settings."""
 
@@ -75,23 +61,6 @@ async def remove_relay(node: Node, request: Relay, report: Report) -> Mapping[st
     node.index.remove_relay(request.url.rstrip("/"))
     node.discovery.set_relays(node.index.relays())
     return await relays(node, request, report)
-
-
-async def anchors(node: Node, request: Request, report: Report) -> Mapping[str, Any]:
-    """The operator's anchors."""
-    return {"schema": "archy/anchors/1", "anchors": [anchor.to_json() for anchor in node.anchors.list()]}
-
-
-async def add_anchor(node: Node, request: AddAnchor, report: Report) -> Mapping[str, Any]:
-    """Trust somebody."""
-    node.anchors.add(request.who, label=request.label, weight=request.weight)
-    return await anchors(node, request, report)
-
-
-async def remove_anchor(node: Node, request: RemoveAnchor, report: Report) -> Mapping[str, Any]:
-    """Trust them no longer."""
-    node.anchors.remove(request.who)
-    return await anchors(node, request, report)
 
 
 async def change_config(node: Node, request: ChangeConfig, report: Report) -> Mapping[str, Any]:
@@ -145,7 +114,7 @@ async def doctor(node: Node, request: Request, report: Report) -> Mapping[str, A
             "name": "anchors",
             "ok": bool(trusted),
             "detail": f"{len(trusted)} configured" if trusted else "none: every install asks for your own word",
-            "remedy": "" if trusted else "archy trust add NPUB_OR_DID",
+            "remedy": "" if trusted else "archy trust anchor add NPUB_OR_DID",
         }
     )
     return {"schema": "archy/doctor/1", "ok": all(f["ok"] for f in findings), "findings": findings}
