@@ -10,8 +10,10 @@ import math
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial as bind
 from types import TracebackType
 from typing import Final, TypeVar
 
@@ -19,16 +21,18 @@ import trio
 
 from market.errors import Problem
 from market.model import BlobRef, Digest
-from market.swarm.errors import AllSourcesFailed, PublisherInconsistent
+from market.swarm.bodies import Abort
+from market.swarm.errors import AllSourcesFailed, PublisherInconsistent, SourceFault
+from market.swarm.lanes import LANES, Lanes
 from market.swarm.partial import Partial
 from market.swarm.pieces import PieceTable, list_length, ref_digest, single_piece, table_from_list
-from market.swarm.race import Race, Session
+from market.swarm.race import Race, Session, abortable
 from market.swarm.receive import Board
-from market.swarm.report import FetchProgress, FetchReport
+from market.swarm.report import FetchProgress, FetchReport, SourceReport
 from market.swarm.routes import Resolver
 from market.swarm.schedule import SourceState
 from market.swarm.sinks import CHECKPOINT_BYTES, Buffers, MemorySink, PartialSink, Sink
-from market.swarm.sources import AddressPolicy, Source, SourceKind
+from market.swarm.sources import AddressPolicy, Source, SourceKind, parse_url
 from market.swarm.store import Store
 from market.swarm.transport import ORIGIN_DEADLINES, PEER_DEADLINES, Deadlines, HttpTransport
 
@@ -37,10 +41,13 @@ MAX_SOURCES: Final = 16
 PROGRESS_SECONDS: Final = 0.1
 RATE_SECONDS: Final = 1.0
 """Half-life of the rate that is shown."""
+LATE_SECONDS: Final = 0.5
+"""A source of small blobs that has not answered by then is late, where others could be asked."""
 REPAIRS: Final = 2
 """Times that pieces damaged on this disk are fetched again before the disk is given up."""
 
 OnProgress = Callable[[FetchProgress], None]
+OnStored = Callable[[BlobRef], None]
 _T = TypeVar("_T")
 
 
@@ -142,6 +149,49 @@ class Fetcher:
             on_progress(FetchProgress(ref, ref.size, ref.size, 0.0))
         return FetchReport(self._clock() - began, report.already_present, report.resumed, report.sources)
 
+    async def fetch_many(self, refs: Iterable[BlobRef], on_stored: OnStored | None = None) -> FetchReport:
+        """Bring many blobs, small ones over a few kept connections at once. `on_stored` may come from any thread.
+
+        Raises what `fetch` raises.
+        """
+        began = self._clock()
+        told = on_stored or _nobody
+        wanted = tuple(dict.fromkeys(refs))
+        small = [ref for ref in wanted if ref.pieces is None]
+        rest = [ref for ref in wanted if ref.pieces is not None]
+        report = FetchReport()
+        if len(small) > 1:
+            report, left = await self._in_lanes(small, told)
+            small = list(left)
+        for ref in (*small, *rest):
+            report += await self.fetch(ref)
+            told(ref)
+        return FetchReport(self._clock() - began, report.already_present, report.resumed, report.sources)
+
+    async def _in_lanes(self, refs: Sequence[BlobRef], on_stored: OnStored) -> tuple[FetchReport, Iterable[BlobRef]]:
+        usable = self._usable()
+        if not usable:
+            return FetchReport(), refs
+        source = usable[0]
+        given = self._session.deadlines[source.kind]
+        if len(usable) > 1:
+            # Others are there: one that is late is not waited for, the race asks all of them.
+            given = Deadlines(given.connect, max(LATE_SECONDS, self._quality[source].hedge_after), given.stall)
+        try:
+            route = await self._session.resolver.route(source, parse_url(source.url), given.connect)
+        except SourceFault:
+            return FetchReport(), refs
+        lanes = Lanes(self._store, self._session.transport, source, route, given, deque(refs), on_stored)
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(LANES, len(refs))):
+                abort = Abort()
+                nursery.start_soon(abortable, bind(lanes.run_one, abort), abort, self._session.spans)
+        if lanes.broken is not None:
+            raise lanes.broken
+        self._brought[source] = self._brought.get(source, 0) + lanes.used
+        served = (SourceReport(source, used=lanes.used),)
+        return FetchReport(already_present=lanes.present, sources=served), lanes.remaining()
+
     async def _fetch_small(self, ref: BlobRef) -> FetchReport:
         data, report = await self._whole(ref.blake3, ref.size)
         await self._file_work(self._store.put, ref.blake3, data)
@@ -212,14 +262,18 @@ class Fetcher:
     def _race(
         self, digest: Digest, table: PieceTable, sink: Sink, buffers: Buffers, partials: Digest | None = None
     ) -> Race:
+        chosen = self._usable()[:MAX_SOURCES]
+        states = [SourceState(source.kind, self._quality[source]) for source in chosen]
+        board = Board(table, chosen, states, self._clock, self._seed)
+        return Race(self._session, digest, board, sink, buffers, partials)
+
+    def _usable(self) -> list[Source]:
+        """Origins first, then the fastest."""
         usable = [source for source in self._sources if source not in self._session.bans]
         usable.sort(
             key=lambda source: (source.kind is not SourceKind.ORIGIN, -(self._quality[source].rate or math.inf))
         )
-        chosen = usable[:MAX_SOURCES]
-        states = [SourceState(source.kind, self._quality[source]) for source in chosen]
-        board = Board(table, chosen, states, self._clock, self._seed)
-        return Race(self._session, digest, board, sink, buffers, partials)
+        return usable
 
     async def _run_kept(
         self, race: Race, ref: BlobRef, partial: Partial, sink: PartialSink, on_progress: OnProgress | None
@@ -282,6 +336,10 @@ class Fetcher:
             self._brought[report.source] = self._brought.get(report.source, 0) + report.used
             if report.banned is not None:
                 self._lies.add(report.source)
+
+
+def _nobody(ref: BlobRef) -> None:
+    """Nobody asked."""
 
 
 async def fetch_blob(

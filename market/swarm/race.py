@@ -132,8 +132,12 @@ class Race:
             await self._fetch_span(lease)
         except NotThere as absent:
             self._routes.pop(lease.source, None)
+            claimed = self.board.is_partial(lease.source)
             have = await self._pieces_of(lease.source)
-            if have is None:
+            if claimed:  # it may have become complete meanwhile; who goes on like that is dropped
+                self.board.failed(lease, BadAnswer(source.url, "does not have the pieces that it says it has"))
+                self.board.looked(lease.source, have)
+            elif have is None:
                 self.board.failed(lease, absent)
             else:
                 self.board.ended(lease)
@@ -192,7 +196,7 @@ class Race:
             finally:
                 reader.close()
 
-        return await self._abortable(read, abort)
+        return await abortable(read, abort, self.session.spans)
 
     # --- spans
 
@@ -205,7 +209,8 @@ class Race:
             route = await self.session.resolver.route(source, url, deadlines.connect)
         for _ in range(1 + MAX_REDIRECTS):
             abort = Abort()
-            result = await self._abortable(bind(self._exchange, lease, source, route, deadlines, abort), abort)
+            exchange = bind(self._exchange, lease, source, route, deadlines, abort)
+            result = await abortable(exchange, abort, self.session.spans)
             if result is None:
                 self._routes[lease.source] = route
                 return
@@ -241,24 +246,25 @@ class Race:
             return _at(route, target), Wanted(offset, length, length, ranged=False, zstd=True)
         return route, Wanted(offset, length, size)
 
-    async def _abortable(self, work: Callable[[], _T], abort: Abort) -> _T:
-        """Run blocking `work` in a thread; on cancellation fire `abort` and wait for the thread's end."""
-        result: outcome.Outcome[_T] | None = None
 
-        async def watch() -> None:
-            try:
-                await trio.sleep_forever()
-            finally:
-                if result is None:
-                    abort.fire()
+async def abortable(work: Callable[[], _T], abort: Abort, limiter: trio.CapacityLimiter) -> _T:
+    """Run blocking `work` in a thread; on cancellation fire `abort` and wait for the thread's end."""
+    result: outcome.Outcome[_T] | None = None
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            result = await trio.to_thread.run_sync(outcome.capture, work, limiter=self.session.spans)
-            nursery.cancel_scope.cancel()
-        assert result is not None
-        await trio.lowlevel.checkpoint_if_cancelled()
-        return result.unwrap()
+    async def watch() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            if result is None:
+                abort.fire()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        result = await trio.to_thread.run_sync(outcome.capture, work, limiter=limiter)
+        nursery.cancel_scope.cancel()
+    assert result is not None
+    await trio.lowlevel.checkpoint_if_cancelled()
+    return result.unwrap()
 
 
 def _at(route: Route, url: str) -> Route:

@@ -96,6 +96,8 @@ class SourceState:
     """It knows no ranges: a request always brings the blob from its first byte on."""
     have: bytes | None = None
     """One byte a piece, 1 for those it has; None for a source that has the whole blob, as far as is known."""
+    absent: bool = False
+    """A peer that had nothing when it was asked: no hope, but it may have begun to fetch the blob since."""
     look_at: float = 0.0
     useful_at: float = 0.0
     lease: Lease | None = None
@@ -106,7 +108,7 @@ class SourceState:
     @property
     def hopeless(self) -> bool:
         if self.kind is SourceKind.PEER:
-            return self.out
+            return self.out or self.absent
         return self.out or self.errors >= ORIGIN_ERRORS or self.corrupt >= ORIGIN_CORRUPT
 
 
@@ -201,14 +203,18 @@ class Schedule:
             source.corrupt += 1
         if fault is FaultKind.REFUSED:
             source.out = True  # policy says the same the next time, also for an origin
+        elif source.kind is SourceKind.PEER and fault is FaultKind.LACKS:
+            source.absent, source.look_at = True, now + LOOK_SECONDS
         elif source.kind is SourceKind.PEER:
-            source.out = fault is not FaultKind.TRANSPORT or source.errors >= PEER_ERRORS
+            source.out = fault is FaultKind.CORRUPT or source.errors >= PEER_ERRORS
 
     def looked(self, number: int, have: bytes | None, now: float) -> None:
         """What a source says it has; None: all. It is given up when for long that has been nothing of use."""
         source = self.sources[number]
-        source.have = have
         source.look_at = now + LOOK_SECONDS
+        if have is None and source.absent:
+            return
+        source.have, source.absent = have, False
         partials = [other.have for other in self.sources if other.have is not None]
         self._rarity = [sum(column) for column in zip(*partials, strict=True)]
         if have is None or source.useful_at == 0.0 or self._is_useful(have):
@@ -230,8 +236,10 @@ class Schedule:
             return Leave()
         if now < source.ready_at:
             return Wait(source.ready_at)
-        if source.have is not None and now >= source.look_at:
+        if (source.have is not None or source.absent) and now >= source.look_at:
             return Look()
+        if source.absent:
+            return Wait(source.look_at)
         span = self._free_span(source)
         if span is None and (thief_span := self._split(source, now)) is not None:
             span = thief_span

@@ -6,6 +6,7 @@ Guarantees: a `Source` has a plain http or https base URL without credentials, q
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -73,13 +74,14 @@ class Url:
         return f"{self.scheme}://{self.authority}{self.target}"
 
 
+_PRINTABLE: Final = re.compile(r"[\x21-\x7e]*")
 _PORTS: Final = {"http": 80, "https": 443}
 
 
 def parse_url(text: str) -> Url:
     """Read an absolute http(s) URL. RFC 3986. Raises Refused."""
     shown = text[:200]
-    if len(text) > MAX_URL or not text.isascii() or any(ord(char) <= 32 or ord(char) == 127 for char in text):
+    if len(text) > MAX_URL or not _PRINTABLE.fullmatch(text):
         raise Refused("not a URL: too long, or with characters that a URL has not", where=shown)
     try:
         parts = urlsplit(text)

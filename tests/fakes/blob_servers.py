@@ -337,6 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, metavar="BYTES_PER_S", help="cap over all connections")
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--corrupt-first-piece", action="store_true", help="of every blob")
+    parser.add_argument("--corrupt-all", action="store_true", help="every piece of every blob")
     parser.add_argument("--corrupt-first-asked", action="store_true", help="the first piece it is asked for, once")
     parser.add_argument("--stall", action="store_true", help="send 64 KiB of each body, then nothing")
     parser.add_argument("--no-ranges", action="store_true")
@@ -346,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     faults = Faults(
         rate=given.rate,
         latency=given.latency,
-        corrupt_pieces=frozenset({0} if given.corrupt_first_piece else ()),
+        corrupt_pieces=frozenset(range(100_000 if given.corrupt_all else int(given.corrupt_first_piece))),
         corrupt_first_asked=given.corrupt_first_asked,
         stall_after=64 * 1024 if given.stall else None,
         no_ranges=given.no_ranges,

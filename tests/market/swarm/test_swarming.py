@@ -134,22 +134,35 @@ async def test_a_peer_that_has_a_part_brings_it_and_no_more_is_waited_for(
     assert report.bytes_by_source[url] > 0
 
 
-async def test_a_peer_that_lies_about_its_pieces_costs_nothing_but_itself(store: Store, tmp_path: Path) -> None:
-    ref = publish(tmp_path / "published", DATA)
+def claiming(count: int) -> web.Application:
+    """Says that it has every piece of every blob, and has nothing."""
 
     async def all_of_them(request: web.Request) -> web.Response:
-        bitmap = Bitmap(7)
-        for index in range(7):
+        bitmap = Bitmap(count)
+        for index in range(count):
             bitmap.add(index)
         return web.Response(body=bitmap.to_bytes(Digest(request.match_info["ref"])))
 
     app = web.Application()
     app.add_routes([web.get("/partials/{ref}/bitmap", all_of_them)])
+    return app
+
+
+async def test_a_peer_that_lies_about_its_pieces_costs_nothing_but_itself(store: Store, tmp_path: Path) -> None:
+    ref = publish(tmp_path / "published", DATA)
+
+    app = claiming(7)
     with BlobServer(tmp_path / "published", Faults(rate=20e6)) as server:
         async with open_bridge() as bridge, serve(bridge, app, tcp=("127.0.0.1", 0)) as liar:
             sources = [Source(server.url, SourceKind.ORIGIN), Source(liar.url, SourceKind.PEER)]
             with trio.fail_after(5):
                 report = await fetch_blob(store, ref, sources, addresses=LOOPBACK)
+        with BlobServer(tmp_path / "published", Faults(only_lists_and_small=True)) as lists:
+            again = publish(tmp_path / "published", some_bytes(3 * PIECE_SIZE))
+            async with open_bridge() as bridge, serve(bridge, claiming(3), tcp=("127.0.0.1", 0)) as alone:
+                sources = [Source(lists.url, SourceKind.PEER), Source(alone.url, SourceKind.PEER)]
+                with trio.fail_after(20), pytest.raises(AllSourcesFailed, match="that it says it has"):
+                    await fetch_blob(store, again, sources, addresses=LOOPBACK)
     assert report.bytes_by_source[liar.url] == 0
     assert store.path(ref.blake3).read_bytes() == DATA
 
@@ -312,3 +325,36 @@ async def test_rates_outlive_the_process(tmp_path: Path) -> None:
             assert quality.rate is not None
             assert 5e6 < quality.rate < 60e6
             assert again.sources.good_peers(time.time(), 4) == (server.url,)
+
+
+# --- many small blobs
+
+
+async def test_many_small_blobs_come_over_a_few_connections(store: Store, tmp_path: Path) -> None:
+    refs = [publish(tmp_path / "published", some_bytes(100 + n, str(n))) for n in range(60)]
+    large = publish(tmp_path / "published", DATA)
+    stored: list[BlobRef] = []
+    with BlobServer(tmp_path / "published") as server:
+        with Fetcher(store, [Source(server.url, SourceKind.ORIGIN)], LOOPBACK) as fetcher:
+            report = await fetcher.fetch_many([*refs, large, refs[0]], stored.append)
+            again = await fetcher.fetch_many(refs)
+        assert server.connections <= 4
+    assert sorted(ref.size for ref in stored) == sorted(ref.size for ref in (*refs, large))
+    assert all(store.holds(ref) for ref in (*refs, large))
+    assert report.fetched == sum(ref.size for ref in (*refs, large)) + 7 * 32
+    assert (again.fetched, again.already_present) == (0, sum(ref.size for ref in refs))
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [Faults(corrupt_pieces=frozenset({0})), Faults(stall_after=-1), Faults(status=500), Faults(truncate_after=10)],
+)
+async def test_small_blobs_that_their_origin_does_not_bring_come_from_a_peer(
+    store: Store, tmp_path: Path, faults: Faults
+) -> None:  # R-SW2
+    refs = [publish(tmp_path / "published", some_bytes(100 + n, str(n))) for n in range(5)]
+    with BlobServer(tmp_path / "published", faults) as bad, BlobServer(tmp_path / "published") as good:
+        sources = [Source(bad.url, SourceKind.ORIGIN), Source(good.url, SourceKind.PEER)]
+        with Fetcher(store, sources, LOOPBACK, origin_deadlines=QUICK) as fetcher, trio.fail_after(20):
+            await fetcher.fetch_many(refs)
+    assert all(store.holds(ref) for ref in refs)

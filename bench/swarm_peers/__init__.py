@@ -1,0 +1,1 @@
+"""The programs that bench/swarm.py compares, and what they fetch."""
