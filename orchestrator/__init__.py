@@ -22,7 +22,7 @@ from orchestrator.preview import render_units
 from orchestrator.prober import NetworkProber
 from orchestrator.secret_files import SecretFiles
 from orchestrator.state import State
-from orchestrator.status import AppStatus, Finding, Progress
+from orchestrator.status import AppStatus, Finding, Progress, SettingStatus
 from orchestrator.supported import require_supported, unsupported
 from orchestrator.systemd import UserSystemd
 from orchestrator.unit_folder import UnitFolder
@@ -35,6 +35,7 @@ __all__ = [
     "NodeService",
     "Orchestrator",
     "Progress",
+    "SettingStatus",
     "Settings",
     "default_service_dir",
     "default_unit_dir",

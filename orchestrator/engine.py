@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ from orchestrator.machine import Machine, Settings
 from orchestrator.operations import Operations
 from orchestrator.plan import StopUnits, plan, stop_seconds, unclaimed
 from orchestrator.state import AppRecord, Operation, State
-from orchestrator.status import AppStatus, Progress, urls
+from orchestrator.status import AppStatus, Progress, SettingStatus, setting_statuses, urls
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ class Orchestrator:
             report(Progress(name, "verify"))
             loaded = await self._operations.verify(bundle)
             seen = await self._machine.look(loaded.app.services, whole=True, strict=True)
-            operation = self._operations.begin(bundle, loaded, seen)
-            await self._operations.carry_out(operation, loaded, report)
+            operation = self._operations.begin(bundle, seen)
+            await self._operations.carry_out(operation, report)
             self._failures.pop(name.slug, None)
         report(Progress(name, "done"))
         return await self._status_of(name)
@@ -122,6 +122,25 @@ class Orchestrator:
             await self._make_so(record, loaded, running=True)
             await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
         return await self._status_of(name)
+
+    def settings(self, name: AppName) -> tuple[SettingStatus, ...]:
+        """What the operator may change of an app, and what holds now. Raises NotRunning."""
+        return setting_statuses(self._generations.signed_now(name), self._state.choices.settings(name))
+
+    async def configure(self, name: AppName, values: Mapping[str, str | None]) -> tuple[SettingStatus, ...]:
+        """Change settings (None: the default again), restart what they reach, wait until the app is healthy.
+
+        Raises UsageProblem with nothing changed, RolledBack with the old values in force again.
+        """
+        async with self._operation(name, "configuring"):
+            await self._operations.configure(self._generations.record(name), values)
+            self._failures.pop(name.slug, None)
+        return self.settings(name)
+
+    def secrets(self, name: AppName) -> Mapping[str, str]:
+        """An app's generated secrets, for its operator's eyes. Raises NotRunning for an unknown app."""
+        self._generations.record(name)
+        return self._machine.secrets.read(name)
 
     async def uninstall(self, name: AppName, *, purge: bool) -> None:
         """Remove an app's units, containers, network, images and Podman's secrets (R-ST10).

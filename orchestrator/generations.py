@@ -6,6 +6,7 @@ Reads the database and renders; changes nothing.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from apps.manifest import Manifest, parse_manifest_json
@@ -13,11 +14,13 @@ from apps.names import AppName
 from apps.problems import NotRunning
 from orchestrator import guard
 from orchestrator.apply import Source
+from orchestrator.bundle import Bundle
 from orchestrator.machine import Machine
 from orchestrator.names import Names
 from orchestrator.plan import Absent, Wanted, stop_seconds
 from orchestrator.quadlet.keys import Version
 from orchestrator.quadlet.render import RenderedApp, Target, render
+from orchestrator.settled import Ports, choose_ports, settle
 from orchestrator.state import AppRecord, Generation, Operation, State
 
 MIN_STOP_SECONDS = 60
@@ -59,8 +62,32 @@ class Generations:
         return record
 
     def manifest(self, generation: Generation) -> Manifest:
+        """The manifest as it runs here."""
+        app, choices = generation.name, self._state.choices
+        return settle(self.signed(generation), choices.settings(app), choices.ports(app))
+
+    def signed(self, generation: Generation) -> Manifest:
+        """The manifest as its publisher signed it."""
         where = f"{generation.name.id} {generation.version}"
         return parse_manifest_json(json.loads(generation.manifest), where=where)
+
+    def signed_now(self, app: AppName) -> Manifest:
+        """The signed manifest of the generation that holds. Raises NotRunning."""
+        return self.signed(self._state.generation(app, self.record(app).generation or 0))
+
+    def choose_ports(self, app: AppName, manifest: Manifest) -> Ports:
+        """Host ports for every `auto`. Raises Refused."""
+        taken = frozenset((claim.port, claim.protocol) for claim in self.claims_of_others(app))
+        return choose_ports(manifest, self._state.choices.ports(app), taken, self.port_problem_of(app))
+
+    def port_problem_of(self, app: AppName) -> Callable[[int, str, str], str]:
+        """What prevents the app from having a host port; what it holds itself does not."""
+        own = {(claim.port, claim.protocol) for claim in self.running_claims(app)}
+
+        def problem(port: int, bind: str, protocol: str) -> str:
+            return "" if (port, protocol) in own else self._machine.host.port_problem(port, bind, protocol)
+
+        return problem
 
     async def load(self, record: AppRecord) -> Loaded:
         """What holds for an app: its generation, or the one that its first installation is about."""
@@ -73,11 +100,13 @@ class Generations:
         app = render(manifest, names, Target(self._machine.prefix, await self.podman(), self._arch))
         return Loaded(manifest, app, Source(names, manifest, generation.root, self._arch))
 
-    def fresh(self, app: AppName, manifest: Manifest, source: Source, podman: Version) -> Loaded:
-        """A generation that is not in the database yet."""
-        return Loaded(
-            manifest, render(manifest, self.names(app), Target(self._machine.prefix, podman, self._arch)), source
-        )
+    def fresh(self, bundle: Bundle, podman: Version) -> Loaded:
+        """A generation that is not in the database yet, with the ports it would get now. Raises Refused."""
+        app, names = bundle.name, self.names(bundle.name)
+        ports = self.choose_ports(app, bundle.manifest)
+        manifest = settle(bundle.manifest, self._state.choices.settings(app), ports)
+        rendered = render(manifest, names, Target(self._machine.prefix, podman, self._arch))
+        return Loaded(manifest, rendered, Source(names, manifest, bundle.root, self._arch))
 
     async def wanted(self, app: AppName, loaded: Loaded, *, running: bool, without: int | None = None) -> Wanted:
         """The app as it should be; images of its other generations are kept, except of `without`."""

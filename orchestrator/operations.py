@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from functools import partial
 
 import trio
 
 from apps.problems import Problem, RolledBack
 from orchestrator import guard
-from orchestrator.apply import Source, dry_run
+from orchestrator.apply import dry_run
 from orchestrator.bundle import Bundle
 from orchestrator.converge import Report, converge, provide, silent, wait_healthy
 from orchestrator.generations import Generations, Loaded
@@ -23,7 +24,8 @@ from orchestrator.health import window
 from orchestrator.images import verify_layers
 from orchestrator.machine import Machine, Settings
 from orchestrator.plan import Observed
-from orchestrator.state import Operation, OpState, State
+from orchestrator.settled import checked_values, settle
+from orchestrator.state import AppRecord, Operation, OpState, State
 from orchestrator.status import Progress
 from orchestrator.supported import require_supported
 
@@ -52,36 +54,34 @@ class Operations:
             await trio.to_thread.run_sync(partial(verify_layers, layout, where=bundle.name.id))
         free = self._machine.host.free_bytes(self._settings.data_dir)
         guard.check_disk(manifest, self._settings.data_dir, free)
-        source = Source(self._generations.names(bundle.name), manifest, bundle.root, self._arch)
-        loaded = self._generations.fresh(bundle.name, manifest, source, podman)
+        loaded = self._generations.fresh(bundle, podman)
         await dry_run(self._machine, loaded.app.files)
         return loaded
 
-    def begin(self, bundle: Bundle, loaded: Loaded, seen: Observed) -> Operation:
+    def begin(self, bundle: Bundle, seen: Observed) -> Operation:
         """Ports and journal in one stretch without waiting: of two installations, one gets the port."""
         name = bundle.name
-        own = {(claim.port, claim.protocol) for claim in self._generations.running_claims(name)}
-
-        def problem(port: int, bind: str, protocol: str) -> str:
-            return "" if (port, protocol) in own else self._machine.host.port_problem(port, bind, protocol)
-
-        wanted = tuple(guard.claims(name, loaded.manifest))
-        guard.check_ports(wanted, self._generations.claims_of_others(name), problem)
+        ports = self._generations.choose_ports(name, bundle.manifest)
+        wanted = tuple(guard.claims(name, settle(bundle.manifest, {}, ports)))
+        guard.check_ports(wanted, self._generations.claims_of_others(name), self._generations.port_problem_of(name))
+        self._state.choices.set_ports(name, ports)
         volumes = seen.inventory.volumes if seen.inventory is not None else {}
         return self._state.begin_install(
             name,
             version=bundle.version,
             digest=bundle.digest,
             root=bundle.root,
-            manifest=json.dumps(loaded.manifest.canonical(), ensure_ascii=False),
+            manifest=json.dumps(bundle.manifest.canonical(), ensure_ascii=False),
             volumes=tuple(sorted(volume for volume, owner in volumes.items() if owner == name.slug)),
             secrets=tuple(sorted(self._machine.secrets.known(name))),
         )
 
-    async def carry_out(self, operation: Operation, loaded: Loaded, report: Report) -> None:
+    async def carry_out(self, operation: Operation, report: Report) -> None:
         """From the journal entry to the commit. Raises RolledBack after an update that failed, else Problem."""
         update = operation.kind == "update"
         try:
+            generation = self._state.generation(operation.name, operation.generation or 0)
+            loaded = await self._generations.load_generation(generation)
             want = await self._generations.wanted(operation.name, loaded, running=True)
             await provide(self._machine, want, loaded.source, report)
             self._state.advance(operation, OpState.SWITCHING)
@@ -141,7 +141,37 @@ class Operations:
         await converge(self._machine, want, None)
         if operation.purge:
             self._machine.secrets.remove(operation.name)
+            self._state.choices.forget(operation.name)
         self._state.forget(operation)
+
+    async def configure(self, record: AppRecord, values: Mapping[str, str | None]) -> None:
+        """Change settings (None: the default again) and restart what they reach, until the app is healthy again.
+
+        Raises UsageProblem for what is no setting or not of its type; RolledBack with the old values in force.
+        """
+        name, choices = record.name, self._state.choices
+        before = choices.settings(name)
+        manifest = self._generations.signed(self._state.generation(name, record.generation or 0))
+        checked_values(manifest, values)
+        merged = {**before, **values}
+        choices.set_settings(name, {key: value for key, value in merged.items() if value is not None})
+        try:
+            await self._prove(record)
+        except Problem as problem:
+            choices.set_settings(name, before)
+            await self._prove(record, healthy=False)
+            raise RolledBack(
+                f"{name.id} did not do well with the new settings, the old ones are back: {problem.what}",
+                where=problem.where or name.id,
+                remedy=problem.remedy,
+            ) from problem
+
+    async def _prove(self, record: AppRecord, *, healthy: bool = True) -> None:
+        loaded, running = await self._generations.load(record), record.desired == "running"
+        want = await self._generations.wanted(record.name, loaded, running=running)
+        await converge(self._machine, want, loaded.source)
+        if running and healthy:
+            await wait_healthy(self._machine, loaded, window(loaded.manifest, update=True))
 
     async def settle(self, operation: Operation) -> None:
         """Finish an operation that was cut off: prove it, go on removing, or undo it. Raises Problem."""

@@ -8,6 +8,7 @@ from apps.names import AppName
 from orchestrator.names import Names
 from orchestrator.quadlet.keys import parse_version
 from orchestrator.quadlet.render import Target, render
+from orchestrator.settled import choose_ports, settle
 from orchestrator.supported import require_supported
 
 _NO_DIGEST = f"sha256:{'0' * 64}"
@@ -21,6 +22,8 @@ def render_units(name: AppName, manifest: Manifest, *, arch: str, podman: str, p
     """
     version = parse_version(podman)
     require_supported(manifest, where=manifest.id)
+    # `auto` shows the first port that a node would try
+    manifest = settle(manifest, {}, choose_ports(manifest, {}, frozenset(), lambda *_: ""))
     containers = {label: _with_platform(container, arch) for label, container in manifest.containers.items()}
     app = render(
         manifest.model_copy(update={"containers": containers}), Names(prefix, name), Target(prefix, version, arch)

@@ -58,6 +58,15 @@ class SecretFiles:
             else frozenset()
         )
 
+    def read(self, app: AppName) -> dict[str, str]:
+        """Every secret that has been made, as text. Raises Problem."""
+        try:
+            return {
+                name: (self._folder / app.slug / name).read_bytes()[:MAX_SECRET].decode() for name in self.known(app)
+            }
+        except OSError as error:
+            raise Problem(f"a secret can not be read: {error.strerror}", where=str(self._folder / app.slug)) from error
+
     def remove(self, app: AppName, names: frozenset[str] | None = None) -> None:
         """Remove an app's secrets: all of them, or those named."""
         folder = self._folder / app.slug

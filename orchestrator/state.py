@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from apps.names import AppName
+from orchestrator.choices import Choices
 from orchestrator.faults import Busy, StateProblem
 
 MIGRATIONS: Final = (
@@ -48,6 +49,33 @@ MIGRATIONS: Final = (
         open INTEGER NOT NULL CHECK (open IN (0, 1))
     ) STRICT;
     CREATE UNIQUE INDEX one_open_operation ON operations (slug) WHERE open = 1;
+    """,
+    """
+    CREATE TABLE setting_values (
+        slug TEXT NOT NULL,
+        name TEXT NOT NULL,
+        value TEXT NOT NULL,
+        PRIMARY KEY (slug, name)
+    ) STRICT;
+    CREATE TABLE host_ports (
+        slug TEXT NOT NULL,
+        container TEXT NOT NULL,
+        port TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        PRIMARY KEY (slug, container, port)
+    ) STRICT;
+    CREATE TABLE links (
+        slug TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        dependency TEXT NOT NULL,
+        publisher TEXT NOT NULL,
+        id TEXT NOT NULL,
+        PRIMARY KEY (slug, generation, dependency),
+        FOREIGN KEY (slug, generation) REFERENCES generations (slug, number) ON DELETE CASCADE
+    ) STRICT;
+    CREATE TABLE hooks_run (
+        slug TEXT PRIMARY KEY REFERENCES apps (slug) ON DELETE CASCADE
+    ) STRICT;
     """,
 )
 """Numbered from 1 in `PRAGMA user_version`; a step that was released is never changed."""
@@ -142,6 +170,11 @@ class State:
             connection.close()
             raise
         return state
+
+    @property
+    def choices(self) -> Choices:
+        """What was chosen for the apps of this node."""
+        return Choices(self._db, self._transaction, self._rows)
 
     def close(self) -> None:
         self._db.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from apps.manifest import Manifest
 from apps.names import AppName
 from orchestrator.health import ContainerStatus
+from orchestrator.settled import settle
 
 PHASES: Final = ("verify", "import", "write", "start", "health", "done")
 """The phases of an installation, in order."""
@@ -64,6 +66,32 @@ class Finding:
 
     def to_json(self) -> dict[str, object]:
         return {"name": self.name, "ok": self.ok, "detail": self.detail, "remedy": self.remedy}
+
+
+@dataclass(frozen=True, slots=True)
+class SettingStatus:
+    """One setting of an app: `value` is what holds, `default` what its publisher wrote."""
+
+    name: str
+    type: str
+    title: str
+    value: str
+    default: str
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "type": self.type,
+            "title": self.title,
+            "value": self.value,
+            "default": self.default,
+        }
+
+
+def setting_statuses(manifest: Manifest, values: Mapping[str, str]) -> tuple[SettingStatus, ...]:
+    """Every setting of a signed manifest under the operator's values."""
+    now = {setting.name: setting.default for setting in settle(manifest, values, {}).settings}
+    return tuple(SettingStatus(s.name, s.type, s.title, now[s.name], s.default) for s in manifest.settings)
 
 
 def urls(manifest: Manifest, lan_address: str) -> tuple[str, ...]:

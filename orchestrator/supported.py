@@ -51,7 +51,8 @@ def _found(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if manifest.permissions.host_network:
         yield "permissions.host_network", "the host's own network"
     for name, container in manifest.containers.items():
-        yield from _in_container(name, manifest, container.build is not None)
+        if container.build is not None:
+            yield f"containers.{name}.build", "images built on the node"
     for name, volume in manifest.volumes.items():
         if volume.backup not in ("include", "exclude"):
             yield f"volumes.{name}.backup", "backups by dump"
@@ -69,11 +70,3 @@ def _found(manifest: Manifest) -> Iterator[tuple[str, str]]:
     ):
         if unusual:
             yield f"updates.{key}", f"updates with {key}"
-
-
-def _in_container(name: str, manifest: Manifest, built: bool) -> Iterator[tuple[str, str]]:
-    if built:
-        yield f"containers.{name}.build", "images built on the node"
-    for index, port in enumerate(manifest.containers[name].ports):
-        if port.host == "auto":
-            yield f"containers.{name}.ports[{index}].host", "host ports that the node chooses"

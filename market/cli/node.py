@@ -14,12 +14,12 @@ from market.cli.progress import ProgressPrinter
 from market.cli.service import service
 from market.cli.session import Session
 from market.cli.text import safe, size_text, table
-from market.errors import NotRunning, Unreachable
+from market.errors import NotRunning, Unreachable, UsageProblem
 
 
 def register(root: click.Group) -> None:
     """Add this module's commands."""
-    for command in (up, ps, start, stop, restart, uninstall, logs, config, doctor, blob, op):
+    for command in (up, ps, start, stop, restart, uninstall, logs, config, secrets, doctor, blob, op):
         root.add_command(command)
     root.add_command(service)
 
@@ -107,17 +107,61 @@ def logs(session: Session, app: str, lines: int) -> None:
     session.show(session.call("logs", app=app, lines=lines), lambda r: "\n".join(safe(line) for line in r["lines"]))
 
 
-@click.command(epilog="Example: archy config listen=0.0.0.0:8470 peers=http://192.0.2.7:8470")
-@click.argument("assignments", metavar="[KEY=VALUE]...", nargs=-1)
+@click.command(epilog="Examples: archy config listen=0.0.0.0:8470, archy config hello greeting=Hi")
+@click.argument("words", metavar="[APP] [KEY=VALUE]...", nargs=-1)
+@click.option("--reset", "reset", multiple=True, metavar="KEY", help="Give an app's setting its default again.")
 @json_option
 @click.pass_obj
-def config(session: Session, assignments: tuple[str, ...]) -> None:
-    """Show or change this node's settings: listen, peers, allow_private_origins, share, channel, unit_prefix."""
-    result = session.call("config", assignments=list(assignments))
+def config(session: Session, words: tuple[str, ...], reset: tuple[str, ...]) -> None:
+    """Show or change settings: of an app when its name comes first, else of this node.
+
+    A changed setting restarts what it reaches of the app; when the app does not get healthy with it, the old value is
+    back. The node's own settings: listen, peers, allow_private_origins, share, channel, unit_prefix.
+    """
+    if words and "=" not in words[0]:
+        result = session.call("app.config", app=words[0], assignments=list(words[1:]), reset=list(reset))
+        session.show(result, _app_settings_text)
+        return
+    if reset:
+        raise UsageProblem("--reset is for an app's settings", remedy="archy config APP --reset KEY")
     session.show(
-        result,
+        session.call("config", assignments=list(words)),
         lambda r: "\n".join(
             f"{key}={','.join(value) if isinstance(value, list) else value}" for key, value in r["settings"].items()
+        ),
+    )
+
+
+def _app_settings_text(result: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            f"{s['name']}={s['value']}",
+            s["type"],
+            "" if s["value"] == s["default"] else f"not {s['default']}",
+            s["title"],
+        )
+        for s in result["settings"]
+    ]
+    return table(("SETTING", "TYPE", "", ""), rows) if rows else f"{safe(result['id'])} has no settings."
+
+
+@click.group()
+def secrets() -> None:
+    """The secrets that this node made for its apps."""
+
+
+@secrets.command("show", epilog="Example: archy secrets show immich db-password")
+@click.argument("app")
+@click.argument("name", required=False)
+@json_option
+@click.pass_obj
+def secrets_show(session: Session, app: str, name: str | None) -> None:
+    """Print an app's secrets, or the one of that name alone."""
+    result = session.call("app.secrets", app=app, secret=name)
+    session.show(
+        result,
+        lambda r: (
+            safe(r["secrets"][name]) if name else "\n".join(f"{safe(k)}={safe(v)}" for k, v in r["secrets"].items())
         ),
     )
 

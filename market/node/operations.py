@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from market.errors import UsageProblem
-from market.node import browse, install, manage, settings, trusting, vouching
+from market.node import app_settings, browse, install, manage, settings, trusting, vouching
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
@@ -49,6 +49,8 @@ OPERATIONS: Final[Mapping[str, _Operation]] = {
     "trust.pin": _Operation(trusting.OfApp, trusting.pin),
     "trust.unpin": _Operation(trusting.OfApp, trusting.unpin),
     "attest": _Operation(vouching.Attest, vouching.attest),
+    "app.config": _Operation(app_settings.ConfigureApp, app_settings.configure),
+    "app.secrets": _Operation(app_settings.ShowSecrets, app_settings.secrets),
     "config": _Operation(settings.ChangeConfig, settings.change_config),
     "blobs": _Operation(Request, settings.blobs),
     "blobs.add": _Operation(settings.AddBlobs, settings.add_blobs),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import trio
 
 from apps.names import AppName
 from market.node.home import Home
-from orchestrator import AppStatus, Bundle, Finding, Progress
+from orchestrator import AppStatus, Bundle, Finding, Progress, SettingStatus
 
 
 class OrchestratorPort(Protocol):
@@ -33,6 +33,15 @@ class OrchestratorPort(Protocol):
 
     async def restart(self, name: AppName) -> AppStatus:
         """Stop and start a running app. Raises NotRunning for one that its user stopped."""
+
+    def settings(self, name: AppName) -> tuple[SettingStatus, ...]:
+        """What may be changed of an app. Raises NotRunning when it is not installed."""
+
+    async def configure(self, name: AppName, values: Mapping[str, str | None]) -> tuple[SettingStatus, ...]:
+        """Change settings; None gives the default again. Raises UsageProblem, RolledBack."""
+
+    def secrets(self, name: AppName) -> Mapping[str, str]:
+        """The secrets that were made for an app, for its operator."""
 
     async def uninstall(self, name: AppName, *, purge: bool) -> None:
         """Remove units, networks, secrets and containers; keep the data unless `purge`."""

@@ -1,0 +1,102 @@
+"""What was chosen for an app on this node: values of its settings, host ports, who serves its dependencies.
+
+Guarantees: each change is one transaction of the state database. Settings and ports are kept like data, until the
+app is purged; links belong to a generation and go with it; hooks are marked as run once per installation. It holds no
+rule about what may be chosen.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from apps.names import AppName
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """`dependant` has its dependency `dependency` (as its manifest calls it) served by `provider`."""
+
+    dependant: AppName
+    dependency: str
+    provider: AppName
+
+
+class Choices:
+    """The tables; made by `State.choices`."""
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        transaction: Callable[[], AbstractContextManager[None]],
+        rows: Callable[..., list[Any]],
+    ) -> None:
+        self._db = db
+        self._transaction = transaction
+        self._rows = rows
+
+    def settings(self, app: AppName) -> dict[str, str]:
+        """Values that the operator gave, by the setting's name."""
+        return dict(self._rows("SELECT name, value FROM setting_values WHERE slug = ? ORDER BY name", app.slug))
+
+    def set_settings(self, app: AppName, values: Mapping[str, str]) -> None:
+        """All values at once; what is not among them has its default again."""
+        with self._transaction():
+            self._db.execute("DELETE FROM setting_values WHERE slug = ?", (app.slug,))
+            self._db.executemany(
+                "INSERT INTO setting_values VALUES (?, ?, ?)", [(app.slug, *item) for item in sorted(values.items())]
+            )
+
+    def ports(self, app: AppName) -> dict[tuple[str, str], int]:
+        """Host ports that the node chose, by container and port name."""
+        rows = self._rows("SELECT container, port, number FROM host_ports WHERE slug = ?", app.slug)
+        return {(container, port): number for container, port, number in rows}
+
+    def set_ports(self, app: AppName, ports: Mapping[tuple[str, str], int]) -> None:
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO host_ports VALUES (?, ?, ?, ?)",
+                [(app.slug, *key, number) for key, number in sorted(ports.items())],
+            )
+
+    def forget(self, app: AppName) -> None:
+        """With the app's data its settings and ports go too."""
+        with self._transaction():
+            self._db.execute("DELETE FROM setting_values WHERE slug = ?", (app.slug,))
+            self._db.execute("DELETE FROM host_ports WHERE slug = ?", (app.slug,))
+
+    def set_links(self, app: AppName, generation: int, providers: Mapping[str, AppName]) -> None:
+        """Who serves the dependencies of one generation."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO links VALUES (?, ?, ?, ?, ?)",
+                [(app.slug, generation, name, p.publisher, p.id) for name, p in sorted(providers.items())],
+            )
+
+    def links(self, app: AppName, generation: int) -> dict[str, AppName]:
+        """Dependency -> the app that serves it."""
+        rows = self._rows(
+            "SELECT dependency, publisher, id FROM links WHERE slug = ? AND generation = ?", app.slug, generation
+        )
+        return {dependency: AppName(publisher, id_) for dependency, publisher, id_ in rows}
+
+    def all_links(self) -> tuple[Link, ...]:
+        """The links of every generation that holds or is being installed."""
+        rows = self._rows(
+            "SELECT a.publisher, a.id, l.dependency, l.publisher, l.id FROM links l JOIN apps a ON a.slug = l.slug "
+            "WHERE l.generation = a.generation OR l.generation IN "
+            "(SELECT o.generation FROM operations o WHERE o.slug = l.slug AND o.open = 1) ORDER BY 1, 2, 3, 4, 5"
+        )
+        found = [Link(AppName(dp, di), dependency, AppName(pp, pi)) for dp, di, dependency, pp, pi in rows]
+        return tuple(dict.fromkeys(found))
+
+    def hooks_ran(self, app: AppName) -> bool:
+        """Did `post_install` run for this installation?"""
+        return bool(self._rows("SELECT 1 FROM hooks_run WHERE slug = ?", app.slug))
+
+    def mark_hooks(self, app: AppName) -> None:
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO hooks_run VALUES (?)", (app.slug,))
