@@ -18,7 +18,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 refused by verification or policy, 4 the 
 \b
 Examples:
   archy relays add wss://relay.example
-  archy trust add did:key:z6Mk...
+  archy trust anchor add did:key:z6Mk...
   archy search photos
   archy install immich
 """
@@ -43,9 +43,9 @@ def archy(context: click.Context, home: Path | None, as_json: bool, progress: st
 
 def main() -> int:
     """Run the command line. Returns the exit code."""
-    from market.cli import authoring, identity, market, node
+    from market.cli import authoring, identity, market, node, trust
 
-    for module in (market, node, authoring, identity):
+    for module in (market, trust, node, authoring, identity):
         module.register(archy)
     as_json = "--json" in sys.argv
     try:

@@ -1,4 +1,4 @@
-"""Commands of the market: search, show, install, update, and the operator's relays and anchors."""
+"""Commands of the market: search, show, install, update, and the operator's relays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from market.errors import Refused
 
 def register(root: click.Group) -> None:
     """Add this module's commands."""
-    for command in (search, show, install, update, relays, trust):
+    for command in (search, show, install, update, relays):
         root.add_command(command)
 
 
@@ -120,6 +120,7 @@ def _plan_text(plan: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"{safe(plan['title'])} {safe(plan['version'])} by {safe(plan['publisher'])}",
+            *_signer_lines(plan["verdict"]["signer"]),
             *verdict_lines(plan["verdict"]),
             f"  permissions  {safe(', '.join(plan['permissions']) or 'none')}",
         ]
@@ -171,7 +172,19 @@ def update(session: Session, app: str | None, yes: bool, allow: tuple[str, ...],
 def _offers_text(result: Mapping[str, Any]) -> str:
     if not result["offers"]:
         return "Everything is up to date."
-    return "\n".join(f"{safe(o['app'])}: {safe(o['from'])} -> {safe(o['to'])}" for o in result["offers"])
+    lines = []
+    for offer in result["offers"]:
+        lines.append(f"{safe(offer['app'])}: {safe(offer['from'])} -> {safe(offer['to'])}")
+        lines += _signer_lines(offer["signer"])
+    return "\n".join(lines)
+
+
+def _signer_lines(signer: Mapping[str, Any]) -> list[str]:
+    """Who signs, before anything is downloaded: nothing to say of a name that was never here."""
+    if signer["continuity"] == "first-seen":
+        return []
+    shout = "  SIGNER CHANGED  " if signer["continuity"] == "changed" else "  signer       "
+    return [f"{shout}{safe(signer['text'])}"]
 
 
 @click.group(invoke_without_command=True)
@@ -222,55 +235,3 @@ def relays_add(session: Session, url: str) -> None:
 def relays_remove(session: Session, url: str) -> None:
     """Read a relay no longer; what it served stays."""
     session.show(session.call("relays.remove", url=url), _relays_text)
-
-
-@click.group()
-def trust() -> None:
-    """Who you trust: your anchors, and why an app has the score it has."""
-
-
-@trust.command("add", epilog="Examples: archy trust add npub1... --label Ada, archy trust add did:key:z6Mk...")
-@click.argument("who")
-@click.option("--label", default="", help="A name for yourself.")
-@click.option("--weight", default=1, show_default=True, type=click.IntRange(1, 100))
-@json_option
-@click.pass_obj
-def trust_add(session: Session, who: str, label: str, weight: int) -> None:
-    """Trust a person (npub or hex key) or a publisher (DID)."""
-    session.show(session.call("anchors.add", who=who, label=label, weight=weight), _anchors_text)
-
-
-@trust.command("remove")
-@click.argument("who")
-@json_option
-@click.pass_obj
-def trust_remove(session: Session, who: str) -> None:
-    """Trust somebody no longer."""
-    session.show(session.call("anchors.remove", who=who), _anchors_text)
-
-
-@trust.command("list")
-@json_option
-@click.pass_obj
-def trust_list(session: Session) -> None:
-    """Your anchors."""
-    session.show(session.call("anchors"), _anchors_text)
-
-
-@trust.command("explain", epilog="Example: archy trust explain hello")
-@click.argument("app")
-@json_option
-@click.pass_obj
-def trust_explain(session: Session, app: str) -> None:
-    """Why an app has its score: checks, factors, who vouches, and what would change it."""
-    result = session.call("show", app=app)
-    session.show(
-        {"schema": "archy/verdict/1", "app": result["app"], "version": result["version"], "verdict": result["verdict"]},
-        lambda r: "\n".join([f"{safe(r['app'])} {safe(r['version'])}", *verdict_lines(r["verdict"])]),
-    )
-
-
-def _anchors_text(result: Mapping[str, Any]) -> str:
-    if not result["anchors"]:
-        return "No anchors: every install asks for your own word. `archy trust add` adds one."
-    return table(("WHO", "LABEL", "WEIGHT"), [(a["who"], a["label"], a["weight"]) for a in result["anchors"]])
