@@ -104,3 +104,13 @@ def carried(document: Mapping[str, Any], signer: Any, **changes: Any) -> Event:
 
 def from_relay(*events: Event, relay: str = RELAY) -> list[Candidate]:
     return [Candidate(event, relay) for event in events]
+
+
+def people_list(
+    author: NostrKey, *named: str, kind: int = 3, name: str | None = None, made: int = NOW, p: str = "p"
+) -> Event:
+    """A signed list of people: NIP-02 by default, a named set of NIP-51 with kind 30000 and a name."""
+    tags = [[p, key] for key in named]
+    return sign_event(
+        author, created_at=made, kind=kind, tags=[["d", name], *tags] if name is not None else tags, content=""
+    )

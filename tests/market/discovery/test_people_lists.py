@@ -9,21 +9,12 @@ from typing import Any
 import pytest
 
 from market.discovery import Fate, Index, Reason, sign_attestation
-from market.discovery.events import Event, sign_event
+from market.discovery.events import Event
 from market.identity.forms import BadDocument
 from market.model import AttestKind, Digest
-from tests.market.discovery.publishers import NOW, NostrKey, Publisher, from_relay
+from tests.market.discovery.publishers import NOW, NostrKey, Publisher, from_relay, people_list
 
 ADA, BEN, EVE = NostrKey(), NostrKey(), NostrKey()
-
-
-def people_list(
-    author: NostrKey, *named: str, kind: int = 3, name: str | None = None, made: int = NOW, p: str = "p"
-) -> Event:
-    tags = [[p, key] for key in named]
-    return sign_event(
-        author, created_at=made, kind=kind, tags=[["d", name], *tags] if name is not None else tags, content=""
-    )
 
 
 def person(key: NostrKey) -> str:
