@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -219,3 +220,21 @@ def test_full_disk_is_told_before_anything_runs_and_nothing_is_left(square: Squa
     assert "Not enough room" in problem["title"]
     assert square.archy(home, "ps")["apps"] == []
     assert "small" not in node.run(["sh", "-c", "ls ~/.config/containers/systemd"], check=False).stdout
+
+
+def test_interrupted_command_detaches_and_the_operation_goes_on(square: Square) -> None:
+    square.serve(SLOW_BYTES)
+    square.archy("other", "relays", "add", f"ws://{RELAY}")
+    square.archy("other", "trust", "add", square.did)
+    square.archy("other", "config", "allow_private_origins=true", "unit_prefix=other")
+    square.node.popen(["archy", "--home", "other", "up"]).wait_output("archy is up", 60)
+    square.node.wait_until(["sh", "-c", "archy --home other show hello --json | grep -q 1.1.0"], 60)
+    command = square.node.popen(["archy", "--home", "other", "--progress", "always", "install", "hello", "--yes"])
+    command.wait_output(r"^fetch +\d+\.\d MiB", 60)
+    command.send_signal(signal.SIGINT)
+    assert command.wait(30) == 130
+    operation = command.wait_output(r"(op-[0-9a-f]+) goes on", 10)[1]
+    done = square.archy("other", "op", "wait", operation)
+    assert done["status"]["version"] == "1.1.0"
+    assert square.status()["version"] == "1.1.0"
+    square.archy("other", "uninstall", "hello", "--purge", "hello")
