@@ -26,7 +26,7 @@ from market.discovery.documents import (
 )
 from market.discovery.events import DOCUMENT_KIND, Event, Filter, decode_event
 from market.discovery.reasons import Reason, Refusal, SetAside
-from market.identity.canonical import MAX_DOCUMENT_SIZE, NotCanonical, parse_canonical
+from market.identity.canonical import MAX_DOCUMENT_SIZE, NotCanonical, parse_canonical, unsigned_bytes
 from market.identity.didkey import BadKey, encode_public
 from market.identity.forms import BadDocument, IdentityEntry
 from market.identity.history import Folded, KeyHistory, Role, SignedEntry
@@ -134,8 +134,9 @@ def check_document(event: Event) -> Claim | Refusal:
         return Refusal(Reason.OVERSIZE, f"a document of {len(content)} bytes")
     try:
         body = parse_canonical(content)
-        document, digest = parse_document(body)
-        signer = verify_proof(body)
+        unsigned = unsigned_bytes(body)
+        document, digest = parse_document(body, unsigned)
+        signer = verify_proof(body, unsigned)
     except NotCanonical as error:
         return Refusal(Reason.NOT_CANONICAL, str(error))
     except BadProof as error:

@@ -48,10 +48,10 @@ class RelayConnection:
         except (ConnectionClosed, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise RelayFault(f"the connection was lost: {_reason(error)}", where=self.url) from error
 
-    async def receive(self) -> str | bytes:
+    async def receive(self) -> bytes:
         """The next message. Raises RelayFault when the connection is gone or the message too large."""
         try:
-            return await self._socket.recv()
+            return await self._socket.recv(decode=False)
         except (ConnectionClosed, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise RelayFault(f"the connection was lost: {_reason(error)}", where=self.url) from error
 

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from apps.names import AppName, BlobRef, Digest
 from market.errors import Refused
-from market.identity.canonical import document_digest
+from market.identity.canonical import digest_of, document_digest
 from market.identity.didkey import decode_public, key_text
 from market.identity.forms import (
     FORMAT,
@@ -207,11 +207,14 @@ TYPES: Final = ("identity", "revoke", "release", "manifest", "head", "attest", "
 """In the order in which a relay is asked: what others depend on comes first."""
 
 
-def parse_document(document: Mapping[str, Any]) -> tuple[Document, Digest]:
-    """The frozen document and its digest; the proof is not verified. Raises BadDocument, BadKey or NotCanonical."""
+def parse_document(document: Mapping[str, Any], unsigned: bytes | None = None) -> tuple[Document, Digest]:
+    """The frozen document and its digest; the proof is not verified. Raises BadDocument, BadKey or NotCanonical.
+
+    `unsigned`: the document's `unsigned_bytes`, if they are at hand.
+    """
     kind = document.get("type")
     if kind == "identity":
-        return parse_identity(document)
+        return parse_identity(document, unsigned)
     form = _FORMS.get(kind) if isinstance(kind, str) else None
     if form is None:
         raise BadDocument(f"no document type that is known here: {str(kind)[:40]!r}")
@@ -220,7 +223,7 @@ def parse_document(document: Mapping[str, Any]) -> tuple[Document, Digest]:
     _check_members(parsed)
     if not isinstance(parsed, Document):  # the table above holds exactly these types
         raise BadDocument(f"no document type that is known here: {kind!r}")
-    return parsed, document_digest(document)
+    return parsed, document_digest(document) if unsigned is None else digest_of(unsigned)
 
 
 def _check_members(document: Signed) -> None:

@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any, Final
 
 from apps.names import AppName, Digest
-from market.discovery import circle_rows, reading, searching
+from market.discovery import circle_rows, reading, rows, searching
 from market.discovery.events import Filter
-from market.discovery.ingest import Candidate, Histories, Verified, Writing, open_claim, verify_candidate
+from market.discovery.ingest import Candidate, Prepared, Publishers, Verified, Writing, open_claim, verify_candidate
 from market.discovery.reasons import Outcome
 from market.discovery.schema import connect, faults_of, migrate, transaction
 from market.discovery.searching import Wanted
@@ -43,7 +43,7 @@ class Index:
         self._now = now
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
-        self._histories = Histories()
+        self._publishers = Publishers()
         self._writer = connect(path)
         try:
             migrate(self._writer, path)
@@ -163,6 +163,11 @@ class Index:
         Call it in a worker thread. Raises EnvironmentLacks when the disk is full: then nothing of the batch is stored,
         and everything will be asked for again.
         """
+        return self.commit(self.prepare(batch))
+
+    def prepare(self, batch: Sequence[Candidate]) -> Prepared:
+        """Everything that needs no transaction: ids, signatures, forms and proofs. CPU only, in a worker thread; the
+        next batch can be prepared while this one is committed."""
         genuine: list[Candidate] = []
         forged: dict[int, Outcome] = {}
         for place, candidate in enumerate(batch):
@@ -170,28 +175,27 @@ class Index:
                 forged[place] = refusal.outcome
             else:
                 genuine.append(candidate)
-        stored = iter(self._store(genuine))
-        return [forged[place] if place in forged else next(stored) for place in range(len(batch))]
+        # De-duplicated only now: an id counts as known once an event with a genuine id and signature was accepted.
+        known = self._known([candidate.event.id for candidate in genuine])
+        opened = tuple(Verified(one.event, one.relay) if one.event.id in known else open_claim(one) for one in genuine)
+        return Prepared(len(batch), forged, opened)
+
+    def commit(self, prepared: Prepared) -> list[Outcome]:
+        """Store a prepared batch, in one transaction; one outcome for each of its events, in order."""
+        stored = iter(self._write(prepared.genuine) if prepared.genuine else ())
+        return [prepared.forged[place] if place in prepared.forged else next(stored) for place in range(prepared.size)]
 
     def revisit(self) -> None:
         """Look again at events that were dated ahead and are due now."""
         self._write(())
 
-    def _store(self, genuine: Sequence[Candidate]) -> list[Outcome]:
-        # De-duplicated only now: an id counts as known once an event with a genuine id and signature was accepted.
-        known = self._known([candidate.event.id for candidate in genuine])
-        opened = [Verified(one.event, one.relay) if one.event.id in known else open_claim(one) for one in genuine]
-        return self._write(opened) if opened else []
-
     def _known(self, ids: Sequence[str]) -> frozenset[str]:
         with self.reading() as db:
-            marks = ",".join("?" * len(ids))
-            found = db.execute(f"SELECT id FROM events WHERE id IN ({marks})", tuple(ids))
-            return frozenset(row[0] for row in found.fetchall())
+            return rows.known_events(db, ids)
 
     def _write(self, batch: Sequence[Verified]) -> list[Outcome]:
         with self.writing() as (db, now):
-            return Writing(db, now, self._histories, _has_room(db)).apply(batch)
+            return Writing(db, now, self._publishers, _has_room(db)).apply(batch)
 
     # For the other modules of this package
 
@@ -210,12 +214,12 @@ class Index:
                 with transaction(self._writer):
                     yield self._writer, self._now()
             except BaseException:
-                self._histories.clear()
+                self._publishers.clear()
                 raise
 
     def forget_history(self, did: str) -> None:
         """Read the publisher's history anew, inside of a transaction that has changed it."""
-        self._histories.forget(did)
+        self._publishers.forget(did)
 
 
 def _has_room(db: sqlite3.Connection) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -38,14 +38,15 @@ from market.discovery.documents import (
 )
 from market.discovery.events import AUTHOR_KINDS, DELETION_KIND, LIST_KINDS, Event, list_name, verify
 from market.discovery.reasons import Fate, Outcome, Reason, Refusal, SetAside
+from market.discovery.rows import Publisher
 from market.identity.forms import IdentityEntry
 from market.identity.history import Folded, KeyHistory
 
 MAX_FAULTS: Final = 64
 """Proofs kept against one publisher. One blocks; a hostile publisher could sign contradictions for ever."""
 
-MAX_HISTORIES: Final = 4096
-"""Key histories remembered, some 2 KiB each for publishers that have not rotated often."""
+MAX_PUBLISHERS: Final = 4096
+"""Remembered between batches, some 3 KiB each for publishers that have not rotated often."""
 
 MAX_EVIDENCE: Final = 8
 """Documents for one number that are kept as its proof."""
@@ -70,6 +71,17 @@ class Verified:
     relay: str
     claim: Claim | Contradiction | Refusal | None = None
     """None when no document was opened: a list, or an event that was stored already."""
+    new: bool = False
+    """Its id was not stored when the transaction began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch after every check that needs no transaction: places of forged events, and the genuine ones in order."""
+
+    size: int
+    forged: Mapping[int, Outcome]
+    genuine: tuple[Verified, ...]
 
 
 def verify_candidate(candidate: Candidate) -> Refusal | None:
@@ -81,29 +93,28 @@ def open_claim(candidate: Candidate) -> Verified:
     """Canonical form, members and proof of an event that is genuine and new. CPU only."""
     event = candidate.event
     if event.kind in LIST_KINDS | AUTHOR_KINDS:
-        return Verified(event, candidate.relay)
-    return Verified(event, candidate.relay, check_contradiction(event) if is_proof(event) else check_document(event))
+        return Verified(event, candidate.relay, new=True)
+    claim = check_contradiction(event) if is_proof(event) else check_document(event)
+    return Verified(event, candidate.relay, claim, new=True)
 
 
-class Histories:
-    """Key histories of publishers seen lately, so that a batch neither reads nor verifies them again."""
+class Publishers:
+    """What is stored of publishers seen lately, so that a batch neither reads nor verifies it again."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, KeyHistory] = OrderedDict()
+        self._known: OrderedDict[str, Publisher] = OrderedDict()
 
-    def get(self, db: sqlite3.Connection, did: str) -> KeyHistory:
+    def get(self, db: sqlite3.Connection, did: str) -> Publisher:
         found = self._known.pop(did, None)
         if found is None:
-            found = rows.load_history(db, did)
-        self.keep(did, found)
+            found = rows.load_publisher(db, did)
+        self._known[did] = found
+        while len(self._known) > MAX_PUBLISHERS:
+            self._known.popitem(last=False)
         return found
 
-    def keep(self, did: str, history: KeyHistory) -> None:
-        self._known[did] = history
-        while len(self._known) > MAX_HISTORIES:
-            self._known.popitem(last=False)
-
     def forget(self, did: str) -> None:
+        """It has changed."""
         self._known.pop(did, None)
 
     def clear(self) -> None:
@@ -116,14 +127,21 @@ class Writing:
 
     db: sqlite3.Connection
     now: float
-    _histories: Histories
+    _publishers: Publishers
     room: bool = True
     """Whether publishers that are new may be stored."""
+    _stored: set[str] = field(default_factory=set)
+    """Ids of this transaction's events; any of them may be stored by now."""
     _moved: list[str] = field(default_factory=list)
 
     def apply(self, batch: Sequence[Verified]) -> list[Outcome]:
         """The outcome of each, in order; then whatever waited for them."""
-        outcomes = [self._apply(one) for one in batch]
+        # Another relay may have brought some of them since they were prepared.
+        self._stored.update(rows.known_events(self.db, [one.event.id for one in batch]))
+        outcomes = []
+        for one in batch:
+            outcomes.append(self._apply(one))
+            self._stored.add(one.event.id)
         self.revisit()
         return outcomes
 
@@ -139,7 +157,7 @@ class Writing:
             self._apply(open_claim(Candidate(event, relay)))
 
     def _apply(self, one: Verified) -> Outcome:
-        if self.db.execute("SELECT 1 FROM events WHERE id = ?", (one.event.id,)).fetchone():
+        if not (one.new and one.event.id not in self._stored) and self._is_stored(one.event.id):
             rows.note_relay(self.db, one.event.id, one.relay)
             rows.note_served_again(self.db, one.relay, one.event.id)
             return Outcome(Fate.KNOWN)
@@ -177,7 +195,7 @@ class Writing:
         rows.store_proof(self.db, proof, known.entry.seq if known else 0)
         evidence = (first.digest.hex, second.digest.hex)
         rows.store_fault(self.db, did, verdict.value, first.document, number_of(first.document), evidence)
-        self._histories.forget(did)  # a fork is part of the history
+        self._publishers.forget(did)  # a fork is part of the history
         return Outcome(Fate.ACCEPTED)
 
     def _authors_list(self, event: Event, relay: str) -> Outcome:
@@ -194,10 +212,13 @@ class Writing:
         rows.store_event(self.db, event, relay)
         return Outcome(Fate.ACCEPTED)
 
+    def _is_stored(self, id_: str) -> bool:
+        return self.db.execute("SELECT 1 FROM events WHERE id = ?", (id_,)).fetchone() is not None
+
     def _document(self, claim: Claim, one: Verified) -> Outcome:
         did = claim.document.publisher
-        history = self._history(did)
-        decision = judge(claim, rows.load_standing(self.db, claim, history), self.now)
+        standing = rows.load_standing(self.db, claim, self._publishers.get(self.db, did))
+        decision = judge(claim, standing, self.now)
         match decision:
             case SetAside():
                 rows.set_aside(self.db, one.event, one.relay, did, decision.wake)
@@ -215,16 +236,16 @@ class Writing:
             case Accept():
                 if not bounds.has_room(self.db, claim.document):
                     return Refusal(Reason.TOO_MANY, f"{claim.document.type}s of one publisher").outcome
-                return self._accept(claim, one, decision.mark)
+                return self._accept(claim, one, decision.mark, standing.mark)
 
     def _accept_identity(self, claim: Claim, one: Verified, decision: AcceptIdentity) -> Outcome:
         did, seq = claim.document.publisher, number_of(claim.document)
-        self._histories.keep(did, decision.history)
         new_binding = decision.spoken and rows.bind(self.db, did, one.event.pubkey, one.event.id)
         if decision.outcome is Folded.KNOWN and not new_binding:
             return Outcome(Fate.KNOWN)
         rows.store_event(self.db, one.event, one.relay)
         rows.store_document(self.db, claim, Mark(seq, seq))
+        self._publishers.forget(did)
         self._moved.append(did)
         return Outcome(Fate.ACCEPTED)
 
@@ -233,7 +254,7 @@ class Writing:
         if len(proven.against) > MAX_EVIDENCE or rows.count_faults(self.db, did) >= MAX_FAULTS:
             return proven.refusal.outcome  # it is blocked already, and well proven
         if proven.history is not None:
-            self._histories.keep(did, proven.history)
+            self._publishers.forget(did)
         keys = number_of(document) if proven.history is not None else self._keys_of(claim)
         rows.store_event(self.db, one.event, one.relay)
         rows.store_document(self.db, claim, Mark(keys, number_of(document)), proof_only=True)
@@ -241,27 +262,33 @@ class Writing:
         rows.store_fault(self.db, did, kind, document, number_of(document), proven.against)
         return proven.refusal.outcome
 
-    def _accept(self, claim: Claim, one: Verified, mark: Mark) -> Outcome:
+    def _accept(self, claim: Claim, one: Verified, mark: Mark, before: Mark | None) -> Outcome:
         document, did = claim.document, claim.document.publisher
         if not rows.store_document(self.db, claim, mark):
             return Outcome(Fate.KNOWN)  # the same document in another event; the first one is kept for broadcasting
         rows.store_event(self.db, one.event, one.relay)
         rows.raise_mark(self.db, did, document.type, document.name, mark)
+        if before is not None and not isinstance(document, ReleaseDocument | RevokeDocument):
+            rows.prune_older(self.db, document, mark)
         match document:
             case RevokeDocument():
                 rows.store_revocation(self.db, document, claim.digest)
-            case HeadDocument() | ReleaseDocument() | ManifestDocument():
-                if not isinstance(document, ReleaseDocument):
-                    rows.prune_older(self.db, document, mark)
-                else:
-                    bounds.prune_releases(self.db, did, document.name)
+                self._publishers.forget(did)
+            case ManifestDocument():
+                rows.list_manifest(self.db, AppName(did, document.name), document)
+            case ReleaseDocument():
+                bounds.prune_releases(self.db, did, document.name)
+                rows.advance_offers(self.db, did, document.name)
+                if before is None or mark >= before:
+                    rows.list_release(self.db, AppName(did, document.name), document)
+            case HeadDocument():
                 rows.advance_offers(self.db, did, document.name)
                 self._note_served(claim, one.relay)
-                rows.refresh_listing(self.db, AppName(did, document.name))
+                rows.ensure_listed(self.db, AppName(did, document.name))
+            case ProviderDocument():
+                rows.store_provided(self.db, document)
             case _:
-                rows.prune_older(self.db, document, mark)
-                if isinstance(document, ProviderDocument):
-                    rows.store_provided(self.db, document)
+                pass
         return Outcome(Fate.ACCEPTED)
 
     def _people_list(self, event: Event, relay: str) -> Outcome:
@@ -280,7 +307,7 @@ class Writing:
         return Outcome(Fate.ACCEPTED)
 
     def _history(self, did: str) -> KeyHistory:
-        return self._histories.get(self.db, did)
+        return self._publishers.get(self.db, did).history
 
     def _keys_of(self, claim: Claim) -> int:
         entry = entry_of(claim, self._history(claim.document.publisher))

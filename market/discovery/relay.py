@@ -7,11 +7,12 @@ of the caller's nursery. Holds no rule of the protocol (see `session`) and none 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -20,7 +21,7 @@ from market.discovery.connection import RelayConnection, RelayFault, open_relay
 from market.discovery.events import Event, Filter, SchnorrSigner
 from market.discovery.index import Index
 from market.discovery.information import fetch_information
-from market.discovery.ingest import Candidate
+from market.discovery.ingest import Candidate, Prepared
 from market.discovery.questions import (
     author_questions,
     document_questions,
@@ -43,6 +44,9 @@ from market.discovery.session import (
     Session,
 )
 from market.errors import Problem
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 BATCH: Final = 256
 """Events verified in one visit to a thread: enough that the hop costs nothing, few enough to cancel within 50 ms."""
@@ -255,7 +259,8 @@ class _Conversation:
         self._forgeries = 0
         self._useful = 0
         self._useless = 0
-        self._queue, self._queued = trio.open_memory_channel[Event](QUEUED_EVENTS)
+        self._queue: deque[Event] = deque()
+        self._arrived, self._room = trio.Event(), trio.Event()
         self._unverified = 0
         self._verified = trio.Condition()
         self._complete = True
@@ -290,21 +295,22 @@ class _Conversation:
             return
         question, since, began = -1, trio.current_time(), trio.current_time()
         while True:
-            now = trio.current_time()
-            if self._session.caught_up:
-                question, began = -1, now
-            elif self._session.question != question:
-                question, since = self._session.question, now
-            with trio.move_on_after(self._patience(since + PAGE_SECONDS - now, began + CATCH_UP_SECONDS - now)) as idle:
-                message = await self._connection.receive()
-            if idle.cancelled_caught:
-                if not self._session.reconciling:
-                    raise RelayFault("did not answer in time", where=self._link.url)
-                self._link.reconciles = False
-                actions = self._session.not_reconciled()
-            else:
-                actions = self._session.received(message)
-            if await self._perform(actions):
+            with trio.CancelScope() as patience:
+                while True:
+                    now = trio.current_time()
+                    if self._session.caught_up:
+                        question, began = -1, now
+                    elif self._session.question != question:
+                        question, since = self._session.question, now
+                    patience.deadline = now + self._patience(since + PAGE_SECONDS - now, began + CATCH_UP_SECONDS - now)
+                    message = await self._connection.receive()
+                    patience.deadline = float("inf")
+                    if await self._perform(self._session.received(message)):
+                        return
+            if not self._session.reconciling:
+                raise RelayFault("did not answer in time", where=self._link.url)
+            self._link.reconciles = False
+            if await self._perform(self._session.not_reconciled()):
                 return
 
     def _patience(self, page: float, whole: float) -> float:
@@ -321,8 +327,7 @@ class _Conversation:
                 case Send():
                     await self._connection.send(action.text)
                 case Arrived():
-                    self._unverified += 1
-                    await self._queue.send(action.event)
+                    await self._enqueue(action.event)
                 case Counted():
                     self._link.count([action.refusal.outcome])
                 case Said():
@@ -343,6 +348,15 @@ class _Conversation:
                     if await self._caught_up(action):
                         return True
         return False
+
+    async def _enqueue(self, event: Event) -> None:
+        """Waits only while the queue is full: a checkpoint for every event would cost more than verifying it."""
+        while len(self._queue) >= QUEUED_EVENTS:
+            self._room = trio.Event()
+            await self._room.wait()
+        self._unverified += 1
+        self._queue.append(event)
+        self._arrived.set()
 
     async def _authenticate(self, challenge: str) -> None:
         if self._link.signer is not None:
@@ -367,19 +381,30 @@ class _Conversation:
         return not self._live
 
     async def _verify(self) -> None:
-        async for event in self._queued:
-            batch = [Candidate(event, self._link.url)]
-            while len(batch) < BATCH:
-                try:
-                    batch.append(Candidate(self._queued.receive_nowait(), self._link.url))
-                except trio.WouldBlock:
-                    break
-            outcomes = await trio.to_thread.run_sync(self._link.index.ingest, batch, limiter=self._link.verifiers)
+        """Two batches are under way at once: one is verified while the one before is committed."""
+        send, receive = trio.open_memory_channel[Prepared](0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._guarded, partial(self._commit, receive), nursery.cancel_scope)
+            while True:
+                await self._arrived.wait()
+                self._arrived = trio.Event()
+                while self._queue:
+                    events = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+                    self._room.set()
+                    batch = [Candidate(event, self._link.url) for event in events]
+                    await send.send(await self._in_thread(self._link.index.prepare, batch))
+
+    async def _commit(self, prepared: trio.MemoryReceiveChannel[Prepared]) -> None:
+        async for one in prepared:
+            outcomes = await self._in_thread(self._link.index.commit, one)
             self._link.count(outcomes)
             self._weigh(outcomes)
-            self._unverified -= len(batch)
+            self._unverified -= one.size
             async with self._verified:
                 self._verified.notify_all()
+
+    async def _in_thread(self, work: Callable[[T], R], argument: T) -> R:
+        return await trio.to_thread.run_sync(work, argument, limiter=self._link.verifiers)
 
     def _weigh(self, outcomes: Sequence[Outcome]) -> None:
         """Budgets for what is wrong with signatures, and for what is genuine and of no use. Raises RelayFault."""

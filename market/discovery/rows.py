@@ -7,7 +7,8 @@ the rules are in `checks`.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -57,16 +58,31 @@ def load_history(db: sqlite3.Connection, did: str) -> KeyHistory:
     )
 
 
-def load_standing(db: sqlite3.Connection, claim: Claim, history: KeyHistory) -> Standing:
-    """What `checks.judge` needs for this claim."""
-    document, did = claim.document, claim.document.publisher
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """What is stored of a publisher and changes seldom: its history, who carried it, what it revoked."""
+
+    history: KeyHistory
+    carried: frozenset[str]
+    revoked_keys: Mapping[str, Mapping[str, int]]
+    revoked_releases: frozenset[str]
+
+
+def load_publisher(db: sqlite3.Connection, did: str) -> Publisher:
     keys, releases = _revocations(db, did)
+    carried = frozenset(row[0] for row in db.execute("SELECT pubkey FROM bindings WHERE did = ?", (did,)))
+    return Publisher(load_history(db, did), carried, keys, releases)
+
+
+def load_standing(db: sqlite3.Connection, claim: Claim, publisher: Publisher) -> Standing:
+    """What `checks.judge` needs for this claim."""
+    document, did, history = claim.document, claim.document.publisher, publisher.history
     entry = entry_of(claim, history)
     return Standing(
         history=history,
-        carried=frozenset(row[0] for row in db.execute("SELECT pubkey FROM bindings WHERE did = ?", (did,))),
-        revoked_keys=keys,
-        revoked_releases=releases,
+        carried=publisher.carried,
+        revoked_keys=publisher.revoked_keys,
+        revoked_releases=publisher.revoked_releases,
         mark=load_mark(db, did, document.type, document.name),
         rivals=_rivals(db, document, entry.entry.seq) if entry else {},
         offers=_offers(db, did, document) if isinstance(document, HeadDocument) else {},
@@ -146,6 +162,12 @@ def store_event(db: sqlite3.Connection, event: Event, relay: str) -> None:
         (event.id, event.pubkey, event.kind, event.created_at, event.to_bytes()),
     )
     note_relay(db, event.id, relay)
+
+
+def known_events(db: sqlite3.Connection, ids: Sequence[str]) -> frozenset[str]:
+    """Which of these (a few hundred) are stored."""
+    found = db.execute(f"SELECT id FROM events WHERE id IN ({','.join('?' * len(ids))})", tuple(ids))
+    return frozenset(row[0] for row in found.fetchall())
 
 
 def note_relay(db: sqlite3.Connection, event_id: str, relay: str) -> None:
@@ -380,24 +402,52 @@ def note_served_again(db: sqlite3.Connection, relay: str, event_id: str) -> None
 
 
 def refresh_listing(db: sqlite3.Connection, app: AppName) -> None:
-    """What search finds of the app: the newest manifest's texts, or its bare id until one arrives."""
-    db.execute("INSERT OR IGNORE INTO listings (did, app) VALUES (?, ?)", (app.publisher, app.id))
-    (row,) = db.execute("SELECT id FROM listings WHERE did = ? AND app = ?", (app.publisher, app.id)).fetchone()
-    found = newest(db, app.publisher, "manifest", app.id)
-    title, summary, categories = app.id, "", ""
-    if isinstance(found, ManifestDocument):
-        title, summary, categories = found.title, found.summary, " ".join(found.categories)
+    """What search finds of the app, from all that is stored: the newest manifest's texts, or its bare id."""
+    manifest = newest(db, app.publisher, "manifest", app.id)
+    list_manifest(db, app, manifest if isinstance(manifest, ManifestDocument) else None)
     release = newest(db, app.publisher, "release", app.id)
-    archs, permissions = facets(release) if isinstance(release, ReleaseDocument) else ("", "")
-    made = max((one.made for one in (found, release) if one is not None), default=0)
-    db.execute(
-        "UPDATE listings SET made = ?, title = ?, categories = ?, archs = ?, permissions = ? WHERE id = ?",
-        (made, title, f" {categories} ", archs, permissions, row),
-    )
-    db.execute("DELETE FROM listing_text WHERE rowid = ?", (row,))
+    if isinstance(release, ReleaseDocument):
+        list_release(db, app, release)
+
+
+def ensure_listed(db: sqlite3.Connection, app: AppName) -> None:
+    """The app is found by its bare id until a manifest arrives."""
+    if db.execute("SELECT 1 FROM listings WHERE did = ? AND app = ?", (app.publisher, app.id)).fetchone() is None:
+        list_manifest(db, app, None)
+
+
+def list_manifest(db: sqlite3.Connection, app: AppName, manifest: ManifestDocument | None) -> None:
+    """The texts of the newest manifest are what is searched."""
+    title, summary, categories, made = app.id, "", "", 0
+    if manifest is not None:
+        title, summary, made = manifest.title, manifest.summary, manifest.made
+        categories = " ".join(manifest.categories)
+    row = db.execute("SELECT id, made FROM listings WHERE did = ? AND app = ?", (app.publisher, app.id)).fetchone()
+    if row is None:
+        number = db.execute(
+            "INSERT INTO listings (did, app, made, title, categories) VALUES (?, ?, ?, ?, ?)",
+            (app.publisher, app.id, made, title, f" {categories} "),
+        ).lastrowid
+    else:
+        number = row[0]
+        db.execute(
+            "UPDATE listings SET made = ?, title = ?, categories = ? WHERE id = ?",
+            (max(made, row[1]), title, f" {categories} ", number),
+        )
+        db.execute("DELETE FROM listing_text WHERE rowid = ?", (number,))
     db.execute(
         "INSERT INTO listing_text (rowid, title, summary, categories, publisher, app) VALUES (?, ?, ?, ?, ?, ?)",
-        (row, title, summary, categories, key_text(app.publisher), app.id),
+        (number, title, summary, categories, key_text(app.publisher), app.id),
+    )
+
+
+def list_release(db: sqlite3.Connection, app: AppName, release: ReleaseDocument) -> None:
+    """Where the newest release runs and what it asks for is what search filters by."""
+    ensure_listed(db, app)
+    archs, permissions = facets(release)
+    db.execute(
+        "UPDATE listings SET made = max(made, ?), archs = ?, permissions = ? WHERE did = ? AND app = ?",
+        (release.made, archs, permissions, app.publisher, app.id),
     )
 
 

@@ -255,6 +255,9 @@ class Session:
         return actions
 
     def _received(self, message: str | bytes) -> list[Action]:
+        quick = frames.quick_event(message)
+        if quick is not None and any(one.matches(quick[1]) for one in self._wanted(quick[0])):
+            return self._matched(*quick)
         frame = frames.parse_frame(message)
         match frame:
             case None:

@@ -26,6 +26,7 @@ class BadKey(Refused):
     kind = "bad-key"
 
 
+@lru_cache(maxsize=4096)
 def encode_public(key: bytes) -> str:
     """`z6Mk...` of 32 raw bytes."""
     return _encode(_PUBLIC, key)
@@ -47,6 +48,7 @@ def decode_private(text: str) -> bytes:
     return _decode(_PRIVATE, text)
 
 
+@lru_cache(maxsize=4096)
 def did_of(key: bytes) -> str:
     """The did:key of 32 raw public bytes."""
     return _PREFIX + encode_public(key)
@@ -64,6 +66,33 @@ def key_text(did: str) -> str:
 def key_of(did: str) -> bytes:
     """The inception key's 32 raw bytes. Raises BadKey."""
     return decode_public(key_text(did))
+
+
+_ALPHABET: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_VALUES: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
+_GROUP: Final = 10
+"""Letters at a time: 58^10 fits a machine word, so the inner loop works on small numbers."""
+
+
+def decode_base58(text: str, size: int) -> bytes:
+    """The `size` bytes that base58btc text stands for. Raises BadKey.
+
+    Every value has one spelling: the alphabet is strict, and as many leading 1s as leading zero bytes are required.
+    """
+    number = 0
+    try:
+        for start in range(0, len(text), _GROUP):
+            group = 0
+            letters = text[start : start + _GROUP]
+            for letter in letters:
+                group = group * 58 + _VALUES[letter]
+            number = number * 58 ** len(letters) + group
+        raw = number.to_bytes(size, "big")
+    except (KeyError, OverflowError) as error:
+        raise BadKey("not base58") from error
+    if len(text) - len(text.lstrip("1")) != size - len(raw.lstrip(b"\0")):
+        raise BadKey("not the one base58 spelling")
+    return raw
 
 
 def is_did(text: str) -> bool:
@@ -84,10 +113,7 @@ def _encode(codec: bytes, raw: bytes) -> str:
 def _decode(codec: bytes, text: str) -> bytes:
     if not 2 <= len(text) <= MAX_KEY_TEXT or text[0] != "z":
         raise BadKey("not a multibase key", remedy="an Ed25519 public key begins with z6Mk")
-    try:
-        raw = base58.b58decode(text[1:])
-    except ValueError as error:
-        raise BadKey("not a base58 key") from error
-    if len(raw) != 34 or raw[:2] != codec or "z" + base58.b58encode(raw).decode("ascii") != text:
+    raw = decode_base58(text[1:], 34)
+    if raw[:2] != codec:
         raise BadKey("not an Ed25519 key of the kind that belongs here")
     return raw[2:]

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from apps.names import Digest
 from market.errors import Refused
-from market.identity.canonical import MAX_INTEGER, document_digest
+from market.identity.canonical import MAX_INTEGER, digest_of, document_digest
 from market.identity.didkey import decode_public, key_text
 
 FORMAT: Final = 1
@@ -96,7 +96,7 @@ def strictly(document: Mapping[str, Any], form: type[T]) -> T:
         raise BadDocument(str(error)[:300]) from error
 
 
-def parse_identity(document: Mapping[str, Any]) -> tuple[IdentityEntry, Digest]:
+def parse_identity(document: Mapping[str, Any], unsigned: bytes | None = None) -> tuple[IdentityEntry, Digest]:
     """The entry and its digest. Raises BadDocument or BadKey; the proof is not looked at here."""
     entry = strictly(document, IdentityEntry)
     if (entry.seq == 0) != (entry.prev is msgspec.UNSET):
@@ -104,4 +104,4 @@ def parse_identity(document: Mapping[str, Any]) -> tuple[IdentityEntry, Digest]:
     key_text(entry.publisher)
     for text in (*entry.keys.release, *entry.keys.online):
         decode_public(text)
-    return entry, document_digest(document)
+    return entry, document_digest(document) if unsigned is None else digest_of(unsigned)

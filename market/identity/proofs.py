@@ -17,8 +17,8 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from market.errors import Refused
-from market.identity.canonical import canonical_bytes
-from market.identity.didkey import BadKey, decode_public, did_of, encode_public
+from market.identity.canonical import canonical_bytes, unsigned_bytes
+from market.identity.didkey import BadKey, decode_base58, decode_public, did_of, encode_public
 
 CRYPTOSUITE: Final = "eddsa-jcs-2022"
 PURPOSE: Final = "assertionMethod"
@@ -52,12 +52,12 @@ def add_proof(document: Mapping[str, Any], seed: bytes, *, created: int) -> dict
     }
     if "@context" in unsigned:
         options["@context"] = unsigned["@context"]
-    signature = signer.sign(_hash(unsigned, options)).signature
+    signature = signer.sign(_hash(canonical_bytes(unsigned), options)).signature
     return {**unsigned, "proof": {**options, "proofValue": "z" + base58.b58encode(signature).decode("ascii")}}
 
 
-def verify_proof(document: Mapping[str, Any]) -> bytes:
-    """The 32 raw bytes of the Ed25519 key that signed the document.
+def verify_proof(document: Mapping[str, Any], unsigned: bytes | None = None) -> bytes:
+    """The 32 raw bytes of the Ed25519 key that signed the document. `unsigned`: its `unsigned_bytes`, if at hand.
 
     Raises BadProof for anything but a valid eddsa-jcs-2022 assertion, NotCanonical when the document has no such form.
     """
@@ -65,11 +65,12 @@ def verify_proof(document: Mapping[str, Any]) -> bytes:
     if not isinstance(proof, Mapping):
         raise BadProof("there is no proof", remedy="publish the document signed")
     _check_options(proof)
-    unsigned = {key: value for key, value in document.items() if key != "proof"}
     options = {key: value for key, value in proof.items() if key != "proofValue"}
     if "@context" in options:
-        _check_context(unsigned.get("@context"), options["@context"])
-        unsigned["@context"] = options["@context"]
+        _check_context(document.get("@context"), options["@context"])
+        unsigned = unsigned_bytes({**document, "@context": options["@context"]})
+    elif unsigned is None:
+        unsigned = unsigned_bytes(document)
     key = _signing_key(proof["verificationMethod"])
     try:
         VerifyKey(key).verify(_hash(unsigned, options), _signature(proof["proofValue"]))
@@ -114,14 +115,11 @@ def _signature(text: str) -> bytes:
     if len(text) > _MAX_PROOF_VALUE or not text.startswith("z"):
         raise BadProof("proofValue is not multibase base58btc")
     try:
-        raw = base58.b58decode(text[1:])
-    except ValueError as error:
-        raise BadProof("proofValue is not base58") from error
-    if len(raw) != 64 or base58.b58encode(raw).decode("ascii") != text[1:]:
-        raise BadProof("proofValue is not 64 bytes")
-    return raw
+        return decode_base58(text[1:], 64)
+    except BadKey as error:
+        raise BadProof("proofValue is not 64 bytes in base58") from error
 
 
-def _hash(unsigned: Mapping[str, Any], options: Mapping[str, Any]) -> bytes:
+def _hash(unsigned: bytes, options: Mapping[str, Any]) -> bytes:
     # Section 3.3.4: the proof configuration's hash comes first.
-    return hashlib.sha256(canonical_bytes(options)).digest() + hashlib.sha256(canonical_bytes(unsigned)).digest()
+    return hashlib.sha256(canonical_bytes(options)).digest() + hashlib.sha256(unsigned).digest()
