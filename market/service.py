@@ -24,6 +24,7 @@ from market.errors import Problem
 from market.node.config import split_address
 from market.node.home import Home
 from market.node.node import Node, open_node
+from market.node.publishers import keep_publishing
 from market.node.vouching import keep_attesting
 from market.swarm import blob_routes
 
@@ -80,6 +81,7 @@ async def running(node: Node) -> AsyncIterator[tuple[str, ...]]:
         node.live = True
         nursery.start_soon(_kept_up, "discovery", node.discovery.run)
         nursery.start_soon(_kept_up, "apps", node.orchestrator.run)
+        nursery.start_soon(_kept_up, "publishing", partial(keep_publishing, node))
         nursery.start_soon(_kept_up, "trust", node.circles.run)
         nursery.start_soon(_kept_up, "own attestations", partial(keep_attesting, node))
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -21,25 +22,43 @@ def register(root: click.Group) -> None:
 
 @click.command(epilog="Example: archy search photos")
 @click.argument("text", default="")
+@click.option("--category", default="", help="Only apps of this category.")
+@click.option("--publisher", default="", help="Only this publisher's apps: a DID, or how its key begins.")
+@click.option("--arch", default="", help="Only apps that run there: amd64, arm64.")
+@click.option("--without", multiple=True, metavar="PERMISSION", help="Only apps that do not ask for it; repeatable.")
+@click.option("--min-score", default=0, type=click.IntRange(0, 100), help="Only apps with so many points.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 500))
 @click.option("--offline", is_flag=True, help="Search what is known; ask no relay.")
 @json_option
 @click.pass_obj
-def search(session: Session, text: str, limit: int, offline: bool) -> None:
+def search(session: Session, /, text: str, without: tuple[str, ...], **options: Any) -> None:
     """Find apps by words in title, summary, category or publisher."""
-    session.show(session.call("search", text=text, limit=limit, offline=offline), _search_text)
+    session.show(session.call("search", text=text, without=list(without), **options), _search_text)
 
 
 def _search_text(result: Mapping[str, Any]) -> str:
     rows = [
-        (r["id"], r["version"] or "-", _score_text(r["verdict"]), r["installed"] or "", r["summary"], r["publisher"])
+        (
+            r["id"],
+            r["version"] or "-",
+            _score_text(r["verdict"]),
+            _day(r["confirmed"]),
+            r["installed"] or "",
+            r["publisher"].removeprefix("did:key:")[:16],
+            next(iter(r["verdict"]["reasons"]), ""),
+            r["summary"],
+        )
         for r in result["results"]
     ]
     if not rows:
         return (
             "Nothing matches. `archy relays` says which relays were asked; `archy search` alone lists every app known."
         )
-    return table(("APP", "VERSION", "SCORE", "INSTALLED", "SUMMARY", "PUBLISHER"), rows)
+    return table(("APP", "VERSION", "SCORE", "CONFIRMED", "INSTALLED", "PUBLISHER", "REASON", "SUMMARY"), rows)
+
+
+def _day(moment: int | None) -> str:
+    return datetime.fromtimestamp(moment, UTC).date().isoformat() if moment is not None else "-"
 
 
 def _score_text(verdict: Mapping[str, Any]) -> str:
@@ -201,10 +220,22 @@ def _list_relays(session: Session) -> None:
 
 
 def _relays_text(result: Mapping[str, Any]) -> str:
-    rows = [(r["url"], r["state"], r.get("accepted", ""), _refusals(r), r.get("text", "")) for r in result["relays"]]
+    rows = [
+        (
+            r["url"],
+            r["state"],
+            f"{r['latency_ms']} ms" if r.get("latency_ms") is not None else "",
+            r.get("accepted", ""),
+            _refusals(r),
+            r.get("lag", ""),
+            r.get("score", ""),
+            r.get("text", ""),
+        )
+        for r in result["relays"]
+    ]
     if not rows:
         return "No relays. `archy relays add wss://RELAY` adds one; `archy relay run` starts your own."
-    return table(("RELAY", "STATE", "ACCEPTED", "REFUSED", ""), rows)
+    return table(("RELAY", "STATE", "LATENCY", "ACCEPTED", "REFUSED", "LAG", "SCORE", ""), rows)
 
 
 def _refusals(relay: Mapping[str, Any]) -> str:

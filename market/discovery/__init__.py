@@ -6,7 +6,7 @@ from market.discovery.events import Event
 from market.discovery.faults import Fault, decide, faults_of, new_proof_events
 from market.discovery.index import Index, open_index
 from market.discovery.ingest import Candidate
-from market.discovery.own import announced, due_heads, known_history, never_behind, refreshed_heads
+from market.discovery.own import announced, due_heads, known_history, never_behind, refreshed_heads, relays_of
 from market.discovery.publishing import PublishResult, publish
 from market.discovery.reasons import EXPLAINED, Fate, Outcome, Reason
 from market.discovery.relay import Phase, RelayState
@@ -56,6 +56,7 @@ __all__ = [
     "refresh_head",
     "refreshed_heads",
     "relay_command",
+    "relays_of",
     "sign_attestation",
     "sign_key_revocation",
     "sign_provider",

@@ -10,19 +10,27 @@ from typing import Any
 
 from pydantic import Field
 
+from market.discovery import Wanted
+from market.discovery.reading import chain
 from market.errors import Refused, UsageProblem
 from market.model import AppName, Listing
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
 from market.node.verdicts import judged, release_permissions
-from market.trust import Verdict
+from market.trust import Circle, Verdict
 
 
 class Search(Request):
-    """Words to look for; empty lists everything. `offline` asks no relay."""
+    """Words to look for; empty lists everything. Every filter narrows. `offline` asks no relay."""
 
     text: str = Field("", max_length=200)
+    category: str = Field("", max_length=40)
+    publisher: str = Field("", max_length=200)
+    arch: str = Field("", max_length=40)
+    without: tuple[str, ...] = Field((), max_length=16)
+    """Permissions that the app must not ask for."""
+    min_score: int = Field(0, ge=0, le=100)
     limit: int = Field(50, ge=1, le=500)
     offline: bool = False
 
@@ -38,9 +46,13 @@ async def search(node: Node, request: Search, report: Report) -> Mapping[str, An
     """Listings that match, best rank first."""
     if not request.offline:
         await node.refresh()
-    found = node.index.search(request.text, request.limit)
     circle = await node.circles.fresh()
+    wanted = Wanted(
+        request.text, request.category, request.publisher, request.arch, request.without, standing=standing_of(circle)
+    )
+    found = node.index.search(wanted, request.limit, node.config.channel)
     verdicts = [(listing, judged(node, listing, circle)) for listing in found]
+    verdicts = [(listing, verdict) for listing, verdict in verdicts if verdict.points >= request.min_score]
     return {
         "schema": "archy/search/1",
         "results": [{**listing_json(node, listing), "verdict": brief(verdict)} for listing, verdict in verdicts],
@@ -58,8 +70,24 @@ async def show(node: Node, request: Show, report: Report) -> Mapping[str, Any]:
         **listing_json(node, listing),
         "verdict": judged(node, listing, await node.circles.fresh()).to_json(),
         "permissions": list(release_permissions(listing.release)) if listing.release else [],
+        "chain": _chain(node, listing),
         "versions": [{"version": r.version, "seq": r.seq, "digest": r.digest.hex} for r in releases],
     }
+
+
+def _chain(node: Node, listing: Listing) -> dict[str, Any]:
+    """How far back the offered release can be followed, and the digest at which the chain breaks off here."""
+    if listing.release is None:
+        return {"versions": [], "missing": ""}
+    with node.index.reading() as db:
+        versions, missing = chain(db, listing.app, listing.release)
+    return {"versions": list(versions), "missing": missing}
+
+
+def standing_of(circle: Circle) -> dict[str, float]:
+    """Publishers with weight in the operator's circle, for ranking."""
+    people = zip(circle.graph.names, circle.weights.tolist(), strict=True)
+    return {person: weight for person, weight in people if weight > 0 and person.startswith("did:")}
 
 
 def find_listing(node: Node, word: str) -> Listing:
@@ -104,4 +132,6 @@ def listing_json(node: Node, listing: Listing) -> dict[str, Any]:
         "installed": here[0] if here else None,
         "flags": [{"kind": f.kind.value, "text": f.text, "evidence": list(f.evidence)} for f in listing.flags],
         "relays": list(listing.relays),
+        "confirmed": listing.extra.get("head_made"),
+        "expires": listing.head_expires,
     }

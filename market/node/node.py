@@ -149,6 +149,13 @@ def _circle(home: Home, anchors: AnchorBook, index: Index, now: Callable[[], flo
     return Circle.of(index.evidence(), replace(anchors.load(), own=own), now=int(now()))
 
 
+def _publishers(anchors: AnchorBook, orchestrator: OrchestratorPort) -> tuple[str, ...]:
+    """Whose own write relays are asked too (NIP-65): publishers of what is installed here, then anchors."""
+    installed = (app.publisher for app, _, _ in orchestrator.installed())
+    named = (anchor.person for anchor in anchors.load().entries if anchor.person.startswith("did:"))
+    return tuple(dict.fromkeys((*installed, *named)))
+
+
 @asynccontextmanager
 async def open_node(
     home: Home,
@@ -171,7 +178,14 @@ async def open_node(
             home=home,
             config=config,
             index=index,
-            discovery=Discovery(index, index.relays(), now, people=lambda: _nostr_keys(anchors, index)),
+            discovery=Discovery(
+                index,
+                index.relays(),
+                now,
+                people=lambda: _nostr_keys(anchors, index),
+                publishers=lambda: _publishers(anchors, orchestrator),
+                allow_private=config.allow_private_origins,
+            ),
             store=store,
             bridge=bridge,
             anchors=anchors,

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from market.errors import UsageProblem
-from market.node import app_settings, browse, install, manage, settings, trusting, vouching
+from market.node import app_settings, browse, install, manage, publishers, settings, trusting, vouching
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
@@ -38,6 +38,8 @@ OPERATIONS: Final[Mapping[str, _Operation]] = {
     "restart": _Operation(manage.OneApp, manage.restart),
     "uninstall": _Operation(manage.Uninstall, manage.uninstall),
     "logs": _Operation(manage.Logs, manage.logs),
+    "publisher": _Operation(publishers.OnePublisher, publishers.publisher),
+    "publisher.decide": _Operation(publishers.Decide, publishers.decide_publisher),
     "relays": _Operation(Request, settings.relays),
     "relays.add": _Operation(settings.Relay, settings.add_relay),
     "relays.remove": _Operation(settings.Relay, settings.remove_relay),

@@ -41,7 +41,8 @@ async def relays(node: Node, request: Request, report: Report) -> Mapping[str, A
     states = {state.url: state.to_json() for state in node.discovery.relay_states()}
     return {
         "schema": "archy/relays/1",
-        "relays": [states.get(url, {"url": url, "state": "not connected"}) for url in node.index.relays()],
+        "relays": [states.pop(url, {"url": url, "state": "not connected"}) for url in node.index.relays()]
+        + list(states.values()),
     }
 
 
