@@ -278,10 +278,15 @@ class GeneratedSecret(Part):
 
 
 class DerivedFile(Part):
-    """A file that is a pure function of secrets and settings."""
+    """A file that is a pure function of secrets, settings and what dependencies export.
+
+    `into`: container -> folder in it where the file appears under dest's last name, read-only and owned by root. The
+    folder holds derived files only. `reload` sends SIGHUP.
+    """
 
     template: RelativePath
     dest: RelativePath
+    into: Frozen[Label, ContainerPath]
     mode: FileMode = "0600"
     on_change: Literal["restart", "reload", "none"] = "restart"
 

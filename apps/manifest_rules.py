@@ -209,6 +209,7 @@ def _top_level(tree: Tree, containers: Mapping[str, Tree]) -> Iterator[ManifestE
                 path = dotted(("settings", index, "env", str(name)))
                 yield ManifestError(path, f"no container {str(name)[:60]!a}", _choose(dict(containers)))
     yield from _defaults(tree)
+    yield from _derived(tree, containers)
     hooks = tree.get("hooks")
     for index, hook in _listed(hooks if isinstance(hooks, Mapping) else {}, "post_install"):
         yield from _one_of(hook, ("hooks", "post_install", index), "copy_from_host", "exec")
@@ -220,6 +221,28 @@ def _top_level(tree: Tree, containers: Mapping[str, Tree]) -> Iterator[ManifestE
         dump = backup.get("dump") if isinstance(backup, Mapping) else None
         if isinstance(dump, Mapping):
             yield from _refers(dump, "in", ("volumes", name, "backup", "dump"), containers, "container")
+
+
+def _derived(tree: Tree, containers: Mapping[str, Tree]) -> Iterator[ManifestError]:
+    """A derived file goes into containers that exist and can read it, where nothing else is mounted."""
+    seen: set[tuple[str, str, str]] = set()
+    for index, derived in _listed(tree, "derived_files"):
+        into = derived.get("into")
+        name = str(derived.get("dest")).rpartition("/")[2]
+        for label, folder in into.items() if isinstance(into, Mapping) else ():
+            path = dotted(("derived_files", index, "into", str(label)))
+            if label not in containers:
+                yield ManifestError(path, f"no container {str(label)[:60]!a}", _choose(dict(containers)))
+                continue
+            if (label, str(folder), name) in seen:
+                yield ManifestError(path, f"two files are {name[:60]} there", "choose another folder or dest")
+            seen.add((label, str(folder), name))
+            if any(mount.get("path") == folder for _, mount in _listed(containers[label], "mounts")):
+                yield ManifestError(path, "a volume is mounted there", "choose a folder for derived files only")
+            user, mode = str(containers[label].get("user", "0")).partition(":")[0], str(derived.get("mode", "0600"))
+            if user not in ("0", "root") and mode[-1:] in ("0", "1", "2", "3"):
+                what = f"{label} runs as {user[:40]}, and the file is root's with mode {mode[:4]}"
+                yield ManifestError(path, what, 'write mode: "0444"; on the node its folder keeps others out')
 
 
 _DEFAULTS = {"number": re.compile(r"-?(0|[1-9][0-9]{0,14})"), "truth": re.compile(r"true|false")}

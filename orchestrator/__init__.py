@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from apps.machines import local_arch
 from apps.problems import EnvironmentLacks
 from orchestrator.bundle import Bundle
+from orchestrator.derived import DerivedFolder
 from orchestrator.engine import Orchestrator
 from orchestrator.health import ContainerStatus
 from orchestrator.host import ThisHost
@@ -64,6 +65,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator]:
         SecretFiles(settings.data_dir / "secrets"),
         settings.data_dir / "staging",
         settings.prefix,
+        DerivedFolder(settings.data_dir / "derived"),
     )
     try:
         yield Orchestrator(settings, state, machine, local_arch())

@@ -25,7 +25,9 @@ from orchestrator.names import Names, service_of
 from orchestrator.plan import (
     DaemonReload,
     ImportImage,
+    Reload,
     RemoveContainers,
+    RemoveDerived,
     RemoveImages,
     RemoveNetwork,
     RemoveSecrets,
@@ -35,6 +37,7 @@ from orchestrator.plan import (
     Start,
     Step,
     StopUnits,
+    WriteDerived,
     WriteSecrets,
     WriteUnits,
 )
@@ -64,6 +67,11 @@ async def take(machine: Machine, step: Step, source: Source | None, names: Names
             await _write_units(machine, files, removed)
         case DaemonReload():
             await machine.systemd.daemon_reload()
+        case WriteDerived(files, removed, pending):
+            machine.derived.write(names.app, files, removed, pending)
+        case Reload(container, name):
+            await machine.podman.hang_up(name)
+            machine.derived.settle(names.app, container)
         case StopUnits(services, seconds):
             await machine.systemd.stop(services, seconds=seconds)
         case Start(service, seconds) | Restart(service, seconds):
@@ -71,7 +79,7 @@ async def take(machine: Machine, step: Step, source: Source | None, names: Names
         case ResetFailed(services):
             await machine.systemd.reset_failed(services)
         case _:
-            await _remove(machine, step)
+            await _remove(machine, step, names)
 
 
 async def _start(machine: Machine, service: str, seconds: int, names: Names, *, again: bool) -> None:
@@ -93,8 +101,10 @@ def _needed(source: Source | None) -> Source:
     return source
 
 
-async def _remove(machine: Machine, step: Step) -> None:
+async def _remove(machine: Machine, step: Step, app: Names) -> None:
     match step:
+        case RemoveDerived():
+            machine.derived.remove(app.app)
         case RemoveContainers(names):
             await machine.podman.remove_containers(names)
         case RemoveNetwork(name):

@@ -215,8 +215,13 @@ class Orchestrator:
         seen = await self._machine.look(services, whole=whole)
         for record in records:
             running = record.desired == "running"
-            want = await self._generations.wanted(record.name, loaded[record.name], running=running)
-            if plan(want, seen):
+            try:
+                want = await self._generations.wanted(record.name, loaded[record.name], running=running)
+                steps = plan(want, seen)
+            except Problem:  # told and counted where it is mended; it is this app's alone (R-ST4)
+                self._mend(nursery, record.name)
+                continue
+            if steps:
                 self._mend(nursery, record.name)
             elif seen.services is not None:
                 self._failures.pop(record.name.slug, None)

@@ -6,20 +6,22 @@ Reads the database and renders; changes nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from apps.manifest import Manifest, parse_manifest_json
 from apps.names import AppName
-from apps.problems import NotRunning
+from apps.problems import NotRunning, Problem
 from orchestrator import guard
 from orchestrator.apply import Source
 from orchestrator.bundle import Bundle
+from orchestrator.derived import DerivedFile, derive, facts
 from orchestrator.machine import Machine
 from orchestrator.names import Names
 from orchestrator.plan import Absent, Wanted, stop_seconds
 from orchestrator.quadlet.keys import Version
 from orchestrator.quadlet.render import RenderedApp, Target, render
+from orchestrator.quadlet.text import literal
 from orchestrator.settled import Ports, choose_ports, settle
 from orchestrator.state import AppRecord, Generation, Operation, State
 
@@ -50,6 +52,9 @@ class Generations:
         if self._podman is None or again:
             self._podman = await self._machine.podman.version()
         return self._podman
+
+    def _target(self, podman: Version) -> Target:
+        return Target(self._machine.prefix, podman, self._arch, literal(str(self._machine.derived.folder)))
 
     def names(self, app: AppName) -> Names:
         return Names(self._machine.prefix, app)
@@ -97,7 +102,7 @@ class Generations:
 
     async def load_generation(self, generation: Generation) -> Loaded:
         manifest, names = self.manifest(generation), self.names(generation.name)
-        app = render(manifest, names, Target(self._machine.prefix, await self.podman(), self._arch))
+        app = render(manifest, names, self._target(await self.podman()))
         return Loaded(manifest, app, Source(names, manifest, generation.root, self._arch))
 
     def fresh(self, bundle: Bundle, podman: Version) -> Loaded:
@@ -105,14 +110,29 @@ class Generations:
         app, names = bundle.name, self.names(bundle.name)
         ports = self.choose_ports(app, bundle.manifest)
         manifest = settle(bundle.manifest, self._state.choices.settings(app), ports)
-        rendered = render(manifest, names, Target(self._machine.prefix, podman, self._arch))
+        rendered = render(manifest, names, self._target(podman))
         return Loaded(manifest, rendered, Source(names, manifest, bundle.root, self._arch))
 
     async def wanted(self, app: AppName, loaded: Loaded, *, running: bool, without: int | None = None) -> Wanted:
         """The app as it should be; images of its other generations are kept, except of `without`."""
         others = [g for g in self._state.generations(app) if g.number != without]
         keep = {c.image for g in others for c in (await self.load_generation(g)).app.containers}
-        return Wanted(loaded.app, running, frozenset(keep))
+        derived = self.derived(app, loaded, self._machine.secrets.read(app)) if running else ()
+        return Wanted(loaded.app, running, frozenset(keep), derived)
+
+    def derived(self, app: AppName, loaded: Loaded, secrets: Mapping[str, str]) -> tuple[DerivedFile, ...]:
+        """The derived files of a generation. Raises Problem; Refused for a template that does not work."""
+        manifest = loaded.manifest
+        if not manifest.derived_files:
+            return ()
+        if lost := sorted(secret.name for secret in manifest.generated_secrets if secret.name not in secrets):
+            # Making it again would give the app another value than Podman holds, and its data was made with.
+            raise Problem(
+                f"the secret {lost[0]} is lost, so that no file can be derived from it",
+                where=app.id,
+                remedy="restore it from a backup of the node's home",
+            )
+        return derive(loaded.source.root, manifest, facts(manifest, secrets, {}))
 
     async def absent(self, operation: Operation, *, purge: bool) -> Absent:
         """The app gone; volumes that were there before the operation are spared, except by an uninstall."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import trio
 
 from apps.problems import Problem
+from orchestrator.derived import DerivedFolder
 from orchestrator.host import Host
 from orchestrator.names import check_prefix
 from orchestrator.plan import Observed
@@ -54,6 +55,7 @@ class Machine:
     staging: Path
     """A folder of our own for dry runs and imports; its content means nothing after a restart."""
     prefix: str
+    derived: DerivedFolder
 
     async def look(self, services: Sequence[str], *, whole: bool, strict: bool = False) -> Observed:
         """One look: services and containers, with `whole` also images, networks, volumes and secrets.
@@ -78,7 +80,7 @@ class Machine:
             raise seen.problem
         if whole and seen.inventory is None:
             seen.containers = None  # Podman answers in part only: unknown as a whole
-        return Observed(self.folder.read(), seen.services, seen.containers, seen.inventory)
+        return Observed(self.folder.read(), seen.services, seen.containers, seen.inventory, self.derived.read())
 
 
 class _Seen:

@@ -6,6 +6,7 @@ things of different kinds share a service name; which app a thing belongs to is 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -62,6 +63,11 @@ class Names:
     def image(self, label: str) -> str:
         """The image's name without tag or digest."""
         return f"localhost/{self.prefix}/{self.slug}/{label}"
+
+
+def folder_of(label: str, inside: str) -> str:
+    """The folder, in the app's own of derived files, that appears as `inside` in a container."""
+    return f"{label}/{hashlib.sha256(inside.encode()).hexdigest()[:12]}"
 
 
 def slice_name(prefix: str) -> str:

@@ -55,6 +55,8 @@ class Operations:
         free = self._machine.host.free_bytes(self._settings.data_dir)
         guard.check_disk(manifest, self._settings.data_dir, free)
         loaded = self._generations.fresh(bundle, podman)
+        unknown = {secret.name: "0" * 32 for secret in manifest.generated_secrets}
+        self._generations.derived(bundle.name, loaded, unknown)  # templates are tried before anything changes
         await dry_run(self._machine, loaded.app.files)
         return loaded
 
@@ -82,6 +84,8 @@ class Operations:
         try:
             generation = self._state.generation(operation.name, operation.generation or 0)
             loaded = await self._generations.load_generation(generation)
+            for secret in loaded.manifest.generated_secrets:
+                self._machine.secrets.ensure(operation.name, secret)
             want = await self._generations.wanted(operation.name, loaded, running=True)
             await provide(self._machine, want, loaded.source, report)
             self._state.advance(operation, OpState.SWITCHING)

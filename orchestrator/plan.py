@@ -8,10 +8,11 @@ by an `Absent` with `purge` (invariant 4). It never asks why it was called.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeAlias
 
+from orchestrator.derived import DerivedFile, DerivedSeen
 from orchestrator.names import Names, service_of
 from orchestrator.podman import ContainerSeen, Inventory
 from orchestrator.quadlet.render import STOP_MARGIN, RenderedApp, RenderedContainer
@@ -20,6 +21,9 @@ from orchestrator.unit_folder import OwnedFile
 
 UP = ("active", "activating", "reloading")
 """States in which systemd runs a service, starts it, or will start it again."""
+
+ALIVE = ("running", "paused", "stopping", "restarting", "removing")
+"""States in which Podman has a container whose process lives, or is about to end in order (podman-ps(1))."""
 
 NETWORK_WAIT = 100
 """Seconds that Podman's own podman-user-wait-network-online.service may hold a first start back (it gives up at 90)."""
@@ -32,6 +36,7 @@ class Wanted:
     app: RenderedApp
     running: bool
     keep: frozenset[str] = frozenset()
+    derived: tuple[DerivedFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class Observed:
     services: Mapping[str, UnitState] | None
     containers: tuple[ContainerSeen, ...] | None
     inventory: Inventory | None
+    derived: Mapping[str, DerivedSeen] = field(default_factory=dict)
+    """By the app's slug."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,29 @@ class ImportImage:
 
     container: str
     image: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteDerived:
+    """Replace derived files and remove others; `pending` first: (container id, restart or reload) by container."""
+
+    files: tuple[DerivedFile, ...]
+    removed: tuple[str, ...]
+    pending: Mapping[str, tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDerived:
+    """Remove all derived files of the app."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Tell a running container that its derived files changed: SIGHUP."""
+
+    container: str
+    name: str
+    """At Podman."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +181,9 @@ class RemoveVolume:
 Step: TypeAlias = (
     WriteSecrets
     | ImportImage
+    | WriteDerived
+    | RemoveDerived
+    | Reload
     | WriteUnits
     | DaemonReload
     | StopUnits
@@ -211,7 +244,12 @@ def _converge(
     if stale and seen.inventory is not None:
         yield from _new_network(app, services, seen.inventory)
     elif want.running and seen.inventory is not None:
-        yield from _lost_volumes(app, services, seen.inventory)
+        lost = tuple(_lost_volumes(app, services, containers, seen.inventory))
+        stale = any(isinstance(step, StopUnits) and set(step.services) & set(app.services) for step in lost)
+        yield from lost
+    behind = _behind(want, seen, containers) if want.running else {}
+    if want.running:
+        yield from _derive(want, seen, behind)
     if changed or removed:
         yield WriteUnits(MappingProxyType(changed), removed)
     if changed or removed or _unloaded(app, services):
@@ -219,7 +257,7 @@ def _converge(
     if not want.running:
         yield from _forget(app.services, services)
     if want.running:
-        yield from _run(app, services, containers, stopped=stale)
+        yield from _run(app, services, containers, behind, stopped=stale)
     if seen.inventory is not None:
         yield from _collect(want, seen.inventory)
 
@@ -258,13 +296,30 @@ def _new_network(app: RenderedApp, services: Mapping[str, UnitState], inventory:
         yield RemoveNetwork(app.network)
 
 
-def _lost_volumes(app: RenderedApp, services: Mapping[str, UnitState], inventory: Inventory) -> Iterator[Step]:
-    """A volume removed behind its service's back would be made by `podman run`, without its owner."""
-    if any(_up(services, container.service) for container in app.containers):
-        return
+def _lost_volumes(
+    app: RenderedApp,
+    services: Mapping[str, UnitState],
+    containers: tuple[ContainerSeen, ...],
+    inventory: Inventory,
+) -> Iterator[Step]:
+    """A volume that Podman does not know would be made by `podman run`, without its owner and its labels."""
     lost = tuple(f"{name}-volume.service" for name in app.volumes if name not in inventory.volumes)
-    if active := tuple(service for service in lost if _up(services, service)):
-        yield StopUnits(active, STOP_MARGIN)
+    users = tuple(reversed([c.service for c in app.containers if _up(services, c.service)]))
+    if users and not any(_vanished(c, services, containers) for c in app.containers):
+        return  # they run on it
+    active = tuple(service for service in lost if _up(services, service))
+    if active:
+        yield StopUnits(users + active, stop_seconds(app) if users else STOP_MARGIN)
+
+
+def _vanished(
+    container: RenderedContainer, services: Mapping[str, UnitState], containers: tuple[ContainerSeen, ...]
+) -> bool:
+    """Systemd runs it and Podman does not know it, or knows it as ended: Podman lost its state (R-FM6)."""
+    unit = services.get(container.service)
+    if unit is None or unit.active != "active":
+        return False
+    return not any(seen.name == container.name and seen.state in ALIVE for seen in containers)
 
 
 def _collect(want: Wanted, inventory: Inventory) -> Iterator[Step]:
@@ -285,16 +340,52 @@ def _unloaded(app: RenderedApp, services: Mapping[str, UnitState]) -> bool:
     return False
 
 
+def _differing(want: Wanted, seen: Observed) -> tuple[DerivedFile, ...]:
+    there = seen.derived.get(want.app.names.slug, DerivedSeen()).files
+    return tuple(file for file in want.derived if there.get(file.path) != file.mark)
+
+
+def _behind(want: Wanted, seen: Observed, containers: tuple[ContainerSeen, ...]) -> dict[str, tuple[str, str]]:
+    """Running containers that have not seen their newest derived files: (id, restart or reload) by label."""
+    running = {box.name: box.id for box in containers}
+    found: dict[str, tuple[str, str]] = {}
+    for label, (waiting, action) in seen.derived.get(want.app.names.slug, DerivedSeen()).pending.items():
+        if running.get(want.app.names.container(label)) == waiting:
+            found[label] = (waiting, action)
+    for file in _differing(want, seen):
+        id_ = running.get(want.app.names.container(file.container))
+        if id_ is not None and file.on_change != "none" and found.get(file.container, ("", ""))[1] != "restart":
+            found[file.container] = (id_, file.on_change)
+    return found
+
+
+def _derive(want: Wanted, seen: Observed, behind: Mapping[str, tuple[str, str]]) -> Iterator[Step]:
+    there = seen.derived.get(want.app.names.slug, DerivedSeen()).files
+    files = _differing(want, seen)
+    removed = tuple(sorted(set(there) - {file.path for file in want.derived}))
+    if files or removed:
+        yield WriteDerived(files, removed, MappingProxyType(dict(behind)))
+
+
 def _run(
-    app: RenderedApp, services: Mapping[str, UnitState], containers: tuple[ContainerSeen, ...], *, stopped: bool
+    app: RenderedApp,
+    services: Mapping[str, UnitState],
+    containers: tuple[ContainerSeen, ...],
+    behind: Mapping[str, tuple[str, str]],
+    *,
+    stopped: bool,
 ) -> Iterator[Step]:
     by_name = {seen.name: seen for seen in containers}
     for container in app.containers:
         if stopped or not _up(services, container.service):
             yield Start(container.service, container.start_timeout + NETWORK_WAIT)
-        elif (running := by_name.get(container.name)) is not None and not _same(container, running):
+            continue
+        running, action = by_name.get(container.name), behind.get(container.label, ("", ""))[1]
+        if action == "restart" or (running is not None and not _same(container, running)):
             seconds = container.start_timeout + container.grace + STOP_MARGIN + NETWORK_WAIT
             yield Restart(container.service, seconds)  # R-ST19
+        elif action == "reload":
+            yield Reload(container.label, container.name)
 
 
 def _same(container: RenderedContainer, running: ContainerSeen) -> bool:
@@ -318,6 +409,8 @@ def _remove(
     yield from _forget(known, services)
     if left := tuple(sorted(c.name for c in containers if c.labels.get("archy.app") == slug)):
         yield RemoveContainers(left)
+    if slug in seen.derived:
+        yield RemoveDerived()
     if seen.inventory is not None:
         yield from _remove_inventory(want, seen.inventory)
 

@@ -90,6 +90,10 @@ class Podman(Protocol):
         """Absent ones are fine."""
         ...
 
+    async def hang_up(self, name: str) -> None:
+        """Send SIGHUP to a container's first process. Raises CommandFailed when it does not run."""
+        ...
+
     async def remove_containers(self, names: Sequence[str]) -> None:
         """Kill and remove; absent ones are fine."""
         ...
@@ -154,6 +158,9 @@ class RootlessPodman:
     async def remove_secrets(self, names: Sequence[str]) -> None:
         if names:
             await self._remove("secret", "rm", "--ignore", *names)
+
+    async def hang_up(self, name: str) -> None:
+        await self._ask("kill", "--signal=HUP", name)
 
     async def remove_containers(self, names: Sequence[str]) -> None:
         if names:

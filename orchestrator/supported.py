@@ -38,7 +38,6 @@ def require_supported(manifest: Manifest, *, podman: str | None = None, where: s
 def _found(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for key, what in (
         ("dependencies", "dependencies on other apps"),
-        ("derived_files", "derived files"),
         ("companions", "companions"),
         ("exports", "exports to other apps"),
     ):

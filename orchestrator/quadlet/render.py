@@ -17,7 +17,7 @@ from apps.images import platform_for
 from apps.manifest import Manifest
 from apps.manifest_parts import Container, Health, Setting, Volume
 from apps.manifest_values import parse_size
-from orchestrator.names import Names, slice_name
+from orchestrator.names import Names, folder_of, slice_name
 from orchestrator.quadlet.keys import Version, line
 from orchestrator.quadlet.text import Section, UnitFile, literal, word, words
 
@@ -35,6 +35,8 @@ class Target:
     prefix: str
     podman: Version
     arch: str
+    derived: str = "%h/.local/share/archy/apps/derived"
+    """Folder of derived files, as a unit has it (`%` doubled unless it is a specifier)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +210,7 @@ def _container(manifest: Manifest, names: Names, label: str, network_spec: str, 
         *_process(container),
         *_environment(manifest, label, container),
         *_attachments(names, label, container),
+        *_derived(manifest, names, label, target),
         *_confinement(container),
         *_health(manifest, label, container),
         ("StopTimeout", str(container.stop_grace_secs)),
@@ -259,6 +262,12 @@ def _attachments(names: Names, label: str, container: Container) -> list[tuple[s
     for use in container.secrets:
         lines.append(("Secret", _secret(names.secret(use.name), use.file, use.env, container.user)))
     return lines
+
+
+def _derived(manifest: Manifest, names: Names, label: str, target: Target) -> list[tuple[str, str]]:
+    """Folders, not files: what replaces a file by rename reaches a running container only that way."""
+    inside = sorted({derived.into[label] for derived in manifest.derived_files if label in derived.into})
+    return [("Volume", f"{target.derived}/{names.slug}/{folder_of(label, folder)}:{folder}:ro,Z") for folder in inside]
 
 
 def _secret(name: str, file: str | None, env: str | None, user: str | None) -> str:

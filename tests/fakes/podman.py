@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from orchestrator.faults import CommandFailed
 from orchestrator.health import Check
 from orchestrator.podman import ContainerSeen, ImageSeen, Inventory
 from orchestrator.quadlet.keys import Version
@@ -26,7 +27,7 @@ class FakePodman:
     async def containers(self, prefix: str) -> tuple[ContainerSeen, ...]:
         self._machine.enter("podman", "containers")
         return tuple(
-            ContainerSeen(name, name, "running", box.image_id, box.labels, "")
+            ContainerSeen(name, box.id, "running", box.image_id, box.labels, "")
             for name, box in sorted(self._machine.containers.items())
             if box.labels.get("archy.prefix") == prefix
         )
@@ -67,6 +68,11 @@ class FakePodman:
         self._machine.enter("podman", "remove_secrets", " ".join(names))
         for name in names:
             self._machine.secrets.pop(name, None)
+
+    async def hang_up(self, name: str) -> None:
+        self._machine.enter("podman", "hang_up", name)
+        if name not in self._machine.containers:
+            raise CommandFailed(("podman", "kill"), 125, f"no container with name {name}")
 
     async def remove_containers(self, names: Sequence[str]) -> None:
         self._machine.enter("podman", "remove_containers", " ".join(names))

@@ -33,6 +33,10 @@ class Box:
     image_id: str
     labels: dict[str, str]
     ports: tuple[str, ...]
+    id: str = ""
+    """Another one for each start."""
+    read: dict[str, bytes] = field(default_factory=dict)
+    """Files from the host as they were when it started."""
     starts: int = 1
     ignores: frozenset[str] = frozenset()
 
@@ -63,6 +67,7 @@ class Machine:
     crash_at: int | None = None
     on_crash: Callable[[], None] = lambda: None
     crashed: bool = False
+    started: int = 0
 
     def enter(self, side: str, what: str, detail: str = "") -> None:
         """Every call from outside passes here."""
@@ -135,8 +140,12 @@ class Machine:
             self.start(f"{source.removesuffix('.network')}-network.service")
             if source.removesuffix(".network") not in self.networks:
                 self._fail(service, "network not found")
-        for mount in unit.values("Container", "Volume"):
-            self.start(f"{mount.split('.volume:')[0]}-volume.service")
+        mounts = unit.values("Container", "Volume")
+        for mount in mounts:
+            if ".volume:" in mount:
+                self.start(f"{mount.split('.volume:')[0]}-volume.service")
+            elif not Path(mount.split(":")[0]).is_dir():
+                self._fail(service, f"statfs {mount.split(':')[0]}: no such file or directory")
         wanted = unit.values("Container", "Image")[0]
         name, _, digest = wanted.partition("@")
         found = [image for (at, _), image in self.images.items() if at == name and image[0] == digest]
@@ -155,12 +164,17 @@ class Machine:
         if config in self.crashing:
             self.services[service] = Service("failed", "failed", 5)
             return
-        for mount in unit.values("Container", "Volume"):
-            volume = mount.split(".volume:")[0]
+        for volume in [mount.split(".volume:")[0] for mount in mounts if ".volume:" in mount]:
             app, content = self.volumes[volume]
             self.volumes[volume] = (app, f"data of {app}" if content == "empty" else content)
         name = unit.values("Container", "ContainerName")[0]
-        self.containers[name] = Box(wanted, config, _labels(unit, "Container"), ports)
+        self.containers[name] = Box(
+            wanted, config, _labels(unit, "Container"), ports, self._new_id(), _host_files(mounts)
+        )
+
+    def _new_id(self) -> str:
+        self.started += 1
+        return f"{self.started:064x}"
 
     def _fail(self, service: str, why: str) -> None:
         self.services[service] = Service("activating", "auto-restart", 1)
@@ -172,6 +186,14 @@ class Machine:
             for name in unit.values("Container", "ContainerName"):
                 self.containers.pop(name, None)
         self.services.pop(service, None)
+
+
+def _host_files(mounts: tuple[str, ...]) -> dict[str, bytes]:
+    """Path inside -> content, of the folders that are mounted from the host."""
+    found: dict[str, bytes] = {}
+    for source, inside, *_ in (mount.split(":") for mount in mounts if mount.startswith("/")):
+        found |= {f"{inside}/{path.name}": path.read_bytes() for path in Path(source).iterdir() if path.is_file()}
+    return found
 
 
 def _labels(unit: UnitFile, section: str) -> dict[str, str]:

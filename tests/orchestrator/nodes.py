@@ -9,6 +9,7 @@ from typing import TypeVar
 import trio
 from trio.testing import MockClock
 
+from orchestrator.derived import DerivedFolder
 from orchestrator.engine import Orchestrator
 from orchestrator.machine import Machine, Settings
 from orchestrator.secret_files import SecretFiles
@@ -46,6 +47,7 @@ class Node:
             SecretFiles(self.settings.data_dir / "secrets"),
             self.settings.data_dir / "staging",
             self.settings.prefix,
+            DerivedFolder(self.settings.data_dir / "derived"),
         )
         self.orchestrator = Orchestrator(self.settings, self.state, machine, "amd64")
         return self.orchestrator

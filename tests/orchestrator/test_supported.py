@@ -22,7 +22,6 @@ def test_every_feature_of_the_whole_schema_that_is_not_carried_out_is_named() ->
     manifest = parse_manifest_yaml((ROOT / "tests" / "apps" / "immich.yml").read_text(), where="m")
     assert [error.path for error in unsupported(manifest)] == [
         "dependencies",
-        "derived_files",
         "companions",
         "exports",
         "hooks.post_install",
