@@ -24,6 +24,7 @@ from market.errors import Problem
 from market.node.config import split_address
 from market.node.home import Home
 from market.node.node import Node, open_node
+from market.node.providers import keep_announcing, neighbours
 from market.node.publishers import keep_publishing
 from market.node.vouching import keep_attesting
 from market.swarm import blob_routes
@@ -70,13 +71,17 @@ async def running(node: Node) -> AsyncIterator[tuple[str, ...]]:
     """
     async with AsyncExitStack() as stack:
         where = [f"control socket {node.home.socket}"]
+        listening: tuple[str, int] | None = None
         await stack.enter_async_context(serve(node.bridge, control_app(node), tcp=None, unix=node.home.socket))
         if node.config.listen:
             host, port = split_address(node.config.listen)
             app = web.Application()
-            app.add_routes(blob_routes(node.store, node.shares))
+            app.add_routes(blob_routes(node.store, node.shares, node.upload_limits))
             served = await stack.enter_async_context(serve(node.bridge, app, tcp=(host, port), unix=None))
             where.append(f"blobs at {served.url}")
+            listening = served.tcp
+        if node.config.lan:
+            node.neighbours = await stack.enter_async_context(neighbours(node.bridge, listening))
         nursery = await stack.enter_async_context(trio.open_nursery())
         node.live = True
         nursery.start_soon(_kept_up, "discovery", node.discovery.run)
@@ -84,6 +89,7 @@ async def running(node: Node) -> AsyncIterator[tuple[str, ...]]:
         nursery.start_soon(_kept_up, "publishing", partial(keep_publishing, node))
         nursery.start_soon(_kept_up, "trust", node.circles.run)
         nursery.start_soon(_kept_up, "own attestations", partial(keep_attesting, node))
+        nursery.start_soon(_kept_up, "announcements", partial(keep_announcing, node))
         try:
             yield tuple(where)
         finally:

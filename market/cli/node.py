@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,13 +12,13 @@ from market.cli.options import json_option
 from market.cli.progress import ProgressPrinter
 from market.cli.service import service
 from market.cli.session import Session
-from market.cli.text import safe, size_text, table
+from market.cli.text import safe, table
 from market.errors import NotRunning, Unreachable, UsageProblem
 
 
 def register(root: click.Group) -> None:
     """Add this module's commands."""
-    for command in (up, ps, start, stop, restart, uninstall, logs, config, secrets, doctor, blob, op):
+    for command in (up, ps, start, stop, restart, uninstall, logs, config, secrets, doctor, op):
         root.add_command(command)
     root.add_command(service)
 
@@ -184,33 +183,6 @@ def _doctor_text(result: Mapping[str, Any]) -> str:
         if not finding["ok"] and finding["remedy"]:
             lines.append(f"     -> {safe(finding['remedy'])}")
     return "\n".join(lines)
-
-
-@click.group()
-def blob() -> None:
-    """The blobs this node keeps and serves."""
-
-
-@blob.command("add")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@json_option
-@click.pass_obj
-def blob_add(session: Session, paths: tuple[Path, ...]) -> None:
-    """Store and pin files, so that peers can fetch them here."""
-    words = [str(path.absolute()) for path in paths]
-    session.show(session.call("blobs.add", paths=words), _blobs_text)
-
-
-@blob.command("ls")
-@json_option
-@click.pass_obj
-def blob_ls(session: Session) -> None:
-    """Every complete blob in the store."""
-    session.show(session.call("blobs"), _blobs_text)
-
-
-def _blobs_text(result: Mapping[str, Any]) -> str:
-    return "\n".join(f"{b['blake3']}  {size_text(b['size'])}" for b in result["blobs"]) or "No blobs."
 
 
 @click.group()

@@ -17,7 +17,7 @@ MAX_CONFIG_BYTES: Final = 64 * 1024
 """A settings file is a screenful; anything larger is not one."""
 
 
-_LISTS: Final = frozenset({"peers", "never_allow"})
+_LISTS: Final = frozenset({"peers", "never_allow", "unshared"})
 """Settings that are written as comma-separated words."""
 
 
@@ -31,6 +31,10 @@ def _http_url(value: str) -> str:
     if not value.startswith(("http://", "https://")) or any(c.isspace() for c in value):
         raise ValueError("is not an http:// or https:// URL")
     return value.rstrip("/")
+
+
+def _own_url(value: str) -> str:
+    return _http_url(value) if value else ""
 
 
 def split_address(value: str) -> tuple[str, int]:
@@ -56,6 +60,14 @@ class NodeConfig(BaseModel):
         False, description="fetch from private or loopback addresses that a publisher signed as origins"
     )
     share: bool = Field(True, description="serve the blobs of installed apps to peers")
+    unshared: tuple[Annotated[str, Field(pattern=r"^[!-~]{1,200}$")], ...] = Field(
+        (), max_length=64, description="apps (ID or PUBLISHER/ID) whose blobs are not served to peers"
+    )
+    upload_mbit: int = Field(0, ge=0, le=1_000_000, description="Mbit/s for peers, all together; 0: no limit")
+    lan: bool = Field(False, description="find nodes on this network by mDNS, and be found by them")
+    announce: Annotated[str, AfterValidator(_own_url)] = Field(
+        "", description="this node's URL for others; said on the relays with the apps that are served; empty: not said"
+    )
     channel: str = Field("stable", pattern=r"^[a-z0-9-]{1,32}$", description="the release channel that is offered")
     allow_at: int = Field(62, ge=0, le=100, description="points from which an app installs without a question")
     allow_powerful_at: int = Field(

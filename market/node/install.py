@@ -170,7 +170,9 @@ async def _acquire(node: Node, release: Release, report: Report) -> AcquiredBund
             report({"phase": "fetch", **progress.to_json()})
 
     publisher = release.app.publisher
-    with Fetcher(node.store, node.sources(release.origins), node.addresses, publisher=publisher) as fetcher:
+    sources = node.sources(release.origins, release.app)
+    share = node.shares_app(release.app)
+    with Fetcher(node.store, sources, node.addresses, publisher=publisher, share=share) as fetcher:
         try:
             return await acquire(release, fetcher, node.store, node.home.bundles, arch=local_arch(), on_progress=told)
         except (InconsistentRelease, PublisherInconsistent, SizeContradicted) as found:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -18,7 +18,7 @@ import trio
 
 from apps.machines import local_arch
 from apps.manifest import Manifest, parse_manifest_json
-from apps.names import AppName, Digest
+from apps.names import AppName, BlobRef, Digest
 from apps.permissions import permissions_of
 from market.bridge import Bridge, open_bridge
 from market.bundle_folder import remove_bundle
@@ -29,9 +29,10 @@ from market.node.circles import CircleKeeper
 from market.node.config import NodeConfig, load_config
 from market.node.home import Home
 from market.node.ports import OpenOrchestrator, OrchestratorPort, Preflight
+from market.node.providers import Neighbours, peers_of
 from market.node.running import Operations
-from market.node.sharing import blobs_of
-from market.swarm import AddressPolicy, Source, SourceKind, Store, open_store
+from market.node.sharing import blobs_of, refs_of
+from market.swarm import AddressPolicy, Source, SourceKind, Store, UploadLimits, open_store
 from market.trust import AnchorBook, Circle, TrustMemory
 from orchestrator import Settings, default_unit_dir, open_orchestrator
 from orchestrator import preflight as bundled_preflight
@@ -63,6 +64,7 @@ class Node:
     shared: frozenset[Digest] = frozenset()
     bundles_in_use: frozenset[str] = frozenset()
     """Release digests (hex) of installed apps, when last looked."""
+    neighbours: Neighbours = field(default_factory=Neighbours)
     app_locks: dict[AppName, trio.Lock] = field(default_factory=dict)
 
     def lock_of(self, app: AppName) -> trio.Lock:
@@ -74,12 +76,24 @@ class Node:
         if not self.live:
             await self.discovery.sync(SYNC_SECONDS)
 
-    def sources(self, origins: tuple[str, ...]) -> tuple[Source, ...]:
-        """Where blobs may come from: what the publisher signed, then the operator's own peers."""
-        return (
-            *(Source(url, SourceKind.ORIGIN) for url in origins),
-            *(Source(url, SourceKind.PEER, configured=True) for url in self.config.peers),
-        )
+    def sources(self, origins: tuple[str, ...], app: AppName | None = None) -> tuple[Source, ...]:
+        """Where blobs may come from: what the publisher signed, then every peer that is known (see `providers`)."""
+        return (*(Source(url, SourceKind.ORIGIN) for url in origins), *peers_of(self, app))
+
+    def shares_app(self, app: AppName) -> bool:
+        """Whether peers may have this app's blobs: asking for them tells what runs here."""
+        return self.config.share and not {app.id, str(app)} & set(self.config.unshared)
+
+    def upload_limits(self) -> UploadLimits:
+        mbit = self.config.upload_mbit
+        return UploadLimits(rate=mbit * 125_000 if mbit else None)
+
+    def needed(self) -> Iterator[BlobRef]:
+        """The blobs of every installed app, which no collection may touch (R-SW6)."""
+        for app, _, _ in self.orchestrator.installed():
+            manifest = self._installed_manifest(app)
+            if manifest is not None:
+                yield from refs_of(manifest, self.store, local_arch())
 
     @property
     def addresses(self) -> AddressPolicy:
@@ -105,8 +119,8 @@ class Node:
         for gone in self.bundles_in_use - installed:
             remove_bundle(self.home.bundles, gone)
         self.bundles_in_use = installed
-        if self.config.share:
-            for app, _, _ in self.orchestrator.installed():
+        for app, _, _ in self.orchestrator.installed():
+            if self.shares_app(app):
                 manifest = self._installed_manifest(app)
                 if manifest is not None:
                     digests.update(blobs_of(manifest, self.store, local_arch()))

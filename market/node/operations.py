@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from market.errors import UsageProblem
-from market.node import app_settings, browse, install, manage, publishers, settings, trusting, vouching
+from market.node import app_settings, blobs, browse, install, manage, publishers, settings, trusting, vouching
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
@@ -54,8 +54,14 @@ OPERATIONS: Final[Mapping[str, _Operation]] = {
     "app.config": _Operation(app_settings.ConfigureApp, app_settings.configure),
     "app.secrets": _Operation(app_settings.ShowSecrets, app_settings.secrets),
     "config": _Operation(settings.ChangeConfig, settings.change_config),
-    "blobs": _Operation(Request, settings.blobs),
-    "blobs.add": _Operation(settings.AddBlobs, settings.add_blobs),
+    "blobs": _Operation(Request, blobs.blobs),
+    "blobs.add": _Operation(blobs.AddBlobs, blobs.add),
+    "blobs.get": _Operation(blobs.GetBlob, blobs.get),
+    "blobs.verify": _Operation(blobs.VerifyBlobs, blobs.verify),
+    "blobs.pin": _Operation(blobs.OneBlob, blobs.pin),
+    "blobs.unpin": _Operation(blobs.OneBlob, blobs.unpin),
+    "blobs.gc": _Operation(blobs.Collect, blobs.collect),
+    "blobs.peers": _Operation(blobs.OneBlob, blobs.peers),
     "doctor": _Operation(Request, settings.doctor),
 }
 

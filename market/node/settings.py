@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import trio
 from pydantic import Field
 
 from market.errors import UsageProblem
-from market.model import BlobRef
 from market.node.config import changed_config, save_config
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
-from market.swarm import Store
 
 
 class Relay(Request):
@@ -28,12 +24,6 @@ class ChangeConfig(Request):
     """`KEY=VALUE` words; none only shows the settings."""
 
     assignments: tuple[str, ...] = Field((), max_length=64)
-
-
-class AddBlobs(Request):
-    """Files on this machine that become blobs of this node, kept until they are unpinned."""
-
-    paths: tuple[str, ...] = Field(min_length=1, max_length=10_000)
 
 
 async def relays(node: Node, request: Request, report: Report) -> Mapping[str, Any]:
@@ -71,30 +61,6 @@ async def change_config(node: Node, request: ChangeConfig, report: Report) -> Ma
         save_config(node.home.config, node.config)
         node.look_at_shared()
     return {"schema": "archy/config/1", "settings": node.config.model_dump(mode="json")}
-
-
-async def blobs(node: Node, request: Request, report: Report) -> Mapping[str, Any]:
-    """Every complete blob in this node's store."""
-    rows = await trio.to_thread.run_sync(lambda: list(node.store.list()))
-    return {"schema": "archy/blobs/1", "blobs": [{"blake3": row.digest.hex, "size": row.size} for row in rows]}
-
-
-async def add_blobs(node: Node, request: AddBlobs, report: Report) -> Mapping[str, Any]:
-    """Store and pin files."""
-    added = []
-    for number, word in enumerate(request.paths):
-        ref = await trio.to_thread.run_sync(_add_file, node.store, Path(word))
-        node.store.pin(ref.blake3)
-        added.append(ref.to_json())
-        report({"phase": "blobs", "text": word, "done": number + 1, "total": len(request.paths)})
-    node.look_at_shared()
-    return {"schema": "archy/blobs/1", "blobs": added}
-
-
-def _add_file(store: Store, path: Path) -> BlobRef:
-    if not path.is_file():
-        raise UsageProblem("no such file", where=str(path), remedy="name files, not folders")
-    return store.add_file(path)
 
 
 async def doctor(node: Node, request: Request, report: Report) -> Mapping[str, Any]:

@@ -17,20 +17,21 @@ from market.swarm import Store
 
 def blobs_of(manifest: Manifest, store: Store, arch: str) -> Iterator[Digest]:
     """Every blob of one app for one architecture, piece lists included; images whose index is not here are left out."""
+    for ref in refs_of(manifest, store, arch):
+        yield ref.blake3
+        if ref.pieces is not None:
+            yield ref.pieces
+
+
+def refs_of(manifest: Manifest, store: Store, arch: str) -> Iterator[BlobRef]:
+    """The same as references, as they were signed."""
     for entry in manifest.files.values():
-        yield from _with_pieces(entry.blob)
+        yield entry.blob
     for container in image_containers(manifest).values():
         index_ref = platform_for(container, arch).index.blob
-        yield from _with_pieces(index_ref)
+        yield index_ref
         try:
             index = ImageIndex.parse(store.read_bytes(index_ref.blake3, MAX_INDEX_BYTES))
         except Problem:
             continue
-        for _, ref in index.blobs():
-            yield from _with_pieces(ref)
-
-
-def _with_pieces(ref: BlobRef) -> Iterator[Digest]:
-    yield ref.blake3
-    if ref.pieces is not None:
-        yield ref.pieces
+        yield from (ref for _, ref in index.blobs())

@@ -21,6 +21,7 @@ from market.swarm.report import FetchProgress, FetchReport, SourceReport
 from market.swarm.serving import blob_routes
 from market.swarm.sources import AddressPolicy, Source, SourceKind
 from market.swarm.store import Collected, Store, Stored, hash_file, open_store
+from market.swarm.unlisted import fetch_unlisted
 from market.swarm.uplink import UploadLimits
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "UploadLimits",
     "blob_routes",
     "fetch_blob",
+    "fetch_unlisted",
     "hash_file",
     "open_store",
 ]

@@ -92,6 +92,20 @@ def check_head(
     return Body(length, False, head.keep_alive, chunked, False, spans)
 
 
+def length_of(source: str, head: Head) -> int | Redirected:
+    """What an answer to HEAD says of the resource's length. Raises SourceFault. Pure."""
+    if head.status in _REDIRECTS and "location" in head.headers:
+        return Redirected(head.headers["location"])
+    if head.status in (404, 410):
+        raise NotThere(source, "does not have this blob")
+    if head.status != 200:
+        raise UnexpectedStatus(source, head.status)
+    chunked, length = _framing(source, head.headers)
+    if chunked:
+        raise BadAnswer(source, "does not say how long the blob is")
+    return length
+
+
 def _is_packed(source: str, coding: str, status: int, zstd: bool) -> bool:
     if coding == "identity":
         return False

@@ -6,7 +6,6 @@ pieces survive failure, cancellation and SIGKILL; a ban becomes reputation only 
 
 from __future__ import annotations
 
-import math
 import secrets
 import ssl
 import time
@@ -268,11 +267,9 @@ class Fetcher:
         return Race(self._session, digest, board, sink, buffers, partials)
 
     def _usable(self) -> list[Source]:
-        """Origins first, then the fastest."""
+        """Origins first, then those that are known, the fastest first, then the others."""
         usable = [source for source in self._sources if source not in self._session.bans]
-        usable.sort(
-            key=lambda source: (source.kind is not SourceKind.ORIGIN, -(self._quality[source].rate or math.inf))
-        )
+        usable.sort(key=lambda source: (source.kind is not SourceKind.ORIGIN, -(self._quality[source].rate or 0.0)))
         return usable
 
     async def _run_kept(

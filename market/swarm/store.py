@@ -81,6 +81,26 @@ class Collected:
     kept: int
 
 
+class Receiving:
+    """Bytes on their way into the store, in order."""
+
+    def __init__(self, store: Store, disk: Disk, fd: int, path: Path) -> None:
+        self._store = store
+        self._disk = disk
+        self._fd = fd
+        self._path = path
+        self._size = 0
+
+    def write(self, data: memoryview) -> None:
+        """Append. Raises StoreFull."""
+        self._disk.pwrite(self._fd, data, self._size, self._path)
+        self._size += len(data)
+
+    def keep(self, digest: Digest) -> None:
+        """Everything is there, and the caller has seen that it hashes to `digest`."""
+        self._store.take(self._fd, self._path, digest)
+
+
 def open_store(root: Path, *, disk: Disk | None = None) -> Store:
     """Open (or create) the store below `root`. Raises StoreLocked, StoreUnusable, StoreFull."""
     return Store(root, disk or Disk())
@@ -206,13 +226,16 @@ class Store:
                 hasher.update(chunk)
                 offset += len(chunk)
             ref, pieces = hasher.finish()
-            if self.has(ref.blake3):
-                self.touch(ref.blake3)
-            else:
-                self._finish(fd, temporary, ref.blake3)
+            self.take(fd, temporary, ref.blake3)
         if pieces is not None:
             self.add_list(pieces)
         return ref
+
+    @contextmanager
+    def receiving(self) -> Iterator[Receiving]:
+        """A new file for bytes whose digest is known only at their end; gone unless it is kept."""
+        with self._temporary() as (fd, temporary):
+            yield Receiving(self, self._disk, fd, temporary)
 
     def link(self, digest: Digest, dest: Path) -> None:
         """Give a complete blob a second name: a hard link, or a copy where the file system has none. Idempotent."""
@@ -237,11 +260,15 @@ class Store:
         """Hash a stored blob again. Raises NotStored, SizeContradicted, or DamagedBlob after removing it."""
         if not self.holds(ref):
             raise NotStored("this blob is not in the store", where=ref.blake3.hex, remedy="fetch it first")
-        found, _ = hash_file(self._place(ref.blake3))
-        if found.blake3 != ref.blake3:
-            self._disk.unlink(self._place(ref.blake3))
+        self.verify_whole(ref.blake3)
+
+    def verify_whole(self, digest: Digest) -> None:
+        """The same for a blob of which only the digest is known. Raises NotStored, DamagedBlob."""
+        found, _ = hash_file(self.path(digest))
+        if found.blake3 != digest:
+            self._disk.unlink(self._place(digest))
             raise DamagedBlob(
-                "the stored bytes were damaged, and are removed", where=ref.blake3.hex, remedy="fetch the blob again"
+                "the stored bytes were damaged, and are removed", where=digest.hex, remedy="fetch the blob again"
             )
 
     # --- partials
@@ -404,6 +431,13 @@ class Store:
         finally:
             os.close(fd)
             path.unlink(missing_ok=True)
+
+    def take(self, fd: int, temporary: Path, digest: Digest) -> None:
+        """Give a temporary file, whose digest was verified, its place."""
+        if self.has(digest):
+            self.touch(digest)
+        else:
+            self._finish(fd, temporary, digest)
 
     def _finish(self, fd: int, temporary: Path, digest: Digest) -> None:
         place = self._place(digest)

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 import h11
 
-from market.swarm.answers import Body, Head, Redirected, check_head
+from market.swarm.answers import Body, Head, Redirected, check_head, length_of
 from market.swarm.bodies import Abort, AbortedByCaller, RawBody, Unpacked
 from market.swarm.errors import (
     AddressRefused,
@@ -132,6 +132,19 @@ class HttpTransport:
             connection.sock.close()
             raise Truncated(source, "closed the connection without an answer") from gone
 
+    def size_of(self, source: str, route: Route, deadlines: Deadlines, abort: Abort) -> int | Redirected:
+        """What the source says a resource's length is, which proves nothing. Raises SourceFault, AbortedByCaller."""
+        connection = self._connect(source, route, deadlines, abort)
+        try:
+            parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+            request = _request(route.url, None)
+            head = _ask(connection.sock, source, parser, request, time.monotonic() + deadlines.first_byte, abort)
+            return length_of(source, head)
+        except _StaleConnection as gone:
+            raise Truncated(source, "closed the connection without an answer") from gone
+        finally:
+            connection.sock.close()
+
     def _take(self, key: tuple[str, str, int]) -> _Connection | None:
         stale = []
         found = None
@@ -218,16 +231,17 @@ class _StaleConnection(Exception):
     """The connection ended before the first byte of an answer."""
 
 
-def _request(url: Url, wanted: Wanted) -> h11.Request:
+def _request(url: Url, wanted: Wanted | None) -> h11.Request:
+    """None asks for the head alone."""
     headers = [
         ("Host", url.authority),
         ("User-Agent", USER_AGENT),
         ("Accept", "*/*"),
-        ("Accept-Encoding", "zstd, identity;q=0.5" if wanted.zstd else "identity"),
+        ("Accept-Encoding", "zstd, identity;q=0.5" if wanted is not None and wanted.zstd else "identity"),
     ]
-    if wanted.ranged:
+    if wanted is not None and wanted.ranged:
         headers.append(("Range", f"bytes={wanted.offset}-{wanted.offset + wanted.length - 1}"))
-    return h11.Request(method="GET", target=url.target, headers=headers)
+    return h11.Request(method="HEAD" if wanted is None else "GET", target=url.target, headers=headers)
 
 
 def _ask(
