@@ -258,6 +258,9 @@ class Writing:
         keys = number_of(document) if proven.history is not None else self._keys_of(claim)
         rows.store_event(self.db, one.event, one.relay)
         rows.store_document(self.db, claim, Mark(keys, number_of(document)), proof_only=True)
+        if isinstance(document, IdentityEntry) and one.event.pubkey in document.nostr:
+            # It counts only if the operator decides for this branch; then the key has spoken already.
+            rows.bind(self.db, did, one.event.pubkey, one.event.id)
         kind = proven.refusal.reason.value
         rows.store_fault(self.db, did, kind, document, number_of(document), proven.against)
         return proven.refusal.outcome
