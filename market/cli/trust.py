@@ -152,9 +152,10 @@ def explanation(app: str, version: str | None, verdict: Mapping[str, Any]) -> It
     yield from _points(verdict)
     yield from _advice(verdict)
     circle = verdict["circle"]
+    people = "1 person" if circle["people"] == 1 else f"{circle['people']} people"
     yield (
-        f"Your circle: {circle['anchors']} anchors, {circle['people']} people within {circle['hops']} steps,"
-        f" {circle['follows']} follows."
+        f"Your circle: anchors {circle['anchors']}, {people} within {circle['hops']} steps of them,"
+        f" follows {circle['follows']}."
     )
     for reason, count in verdict["ignored"].items():
         yield f"  left out: {count} {safe(reason)}"

@@ -7,13 +7,16 @@ Page, Brin, Motwani, Winograd 1999, section 2.6; the convention for dangling peo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from market.trust.graph import Ids, Offsets, TrustGraph
+from market.trust.graph import TrustGraph
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Weights = NDArray[np.float64]
 
@@ -22,9 +25,6 @@ FOLLOWED: Final = 0.85
 
 TOLERANCE: Final = 1e-10
 """Stop when a round moves less weight than this in total: two machines then agree to 1e-9."""
-
-BLOCK: Final = 131_072
-"""In-edges summed at once: 1 MiB of flows, which fits the second-level cache of a small machine."""
 
 MAX_ROUNDS: Final = 200
 """0.85^n reaches TOLERANCE at n = 142 on the most stubborn graph, so this bound is never what stops a sound one."""
@@ -42,20 +42,11 @@ def pagerank(graph: TrustGraph, home: Weights, start: Weights | None = None) -> 
     if start is not None:
         _check(start, graph)
         weights = start.copy()
-    degree = np.diff(graph.out_starts)
-    dangling = np.flatnonzero(degree == 0)
-    share = FOLLOWED / np.maximum(degree, 1)
-    blocks = tuple(_blocks(graph))
-    # One buffer that stays in the cache, instead of one as long as the graph that goes to memory and back.
-    flows = np.empty(max((sources.size for sources, _, _ in blocks), default=0), dtype=np.float64)
-    sent = np.empty_like(home)
+    dangling = np.flatnonzero(np.diff(graph.out_starts) == 0)
+    passed_on = _transition(graph)
     for _ in range(MAX_ROUNDS):
-        np.multiply(weights, share, out=sent)
-        new = home * (1.0 - FOLLOWED + FOLLOWED * float(weights[dangling].sum()))
-        for sources, segments, rows in blocks:
-            # The sources come from the graph itself, so `clip` clips nothing; it spares take() a second buffer.
-            received = np.take(sent, sources, out=flows[: sources.size], mode="clip")
-            new[rows] += np.add.reduceat(received, segments)
+        new = passed_on @ weights
+        new += home * (1.0 - FOLLOWED + FOLLOWED * float(weights[dangling].sum()))
         moved = float(np.abs(new - weights).sum())
         weights = new
         if moved < TOLERANCE:
@@ -69,16 +60,14 @@ def _check(distribution: Weights, graph: TrustGraph) -> None:
         raise ValueError("`home` and `start` must each be a distribution over the graph's people")
 
 
-def _blocks(graph: TrustGraph) -> Iterator[tuple[Ids, Offsets, Offsets]]:
-    """The in-edges in runs of whole rows: their sources, where each row begins in the run, and the rows."""
-    rows = np.flatnonzero(np.diff(graph.in_starts))
-    begins, ends = graph.in_starts[rows], graph.in_starts[rows + 1]
-    first = 0
-    while first < rows.size:
-        last = max(int(np.searchsorted(ends, begins[first] + BLOCK, side="right")), first + 1)
-        low = begins[first]
-        yield graph.in_sources[low : ends[last - 1]], begins[first:last] - low, rows[first:last]
-        first = last
+def _transition(graph: TrustGraph) -> csr_array:
+    """Row b, column a: the share of a's weight that goes on to b."""
+    # Imported late: it takes longer than most commands that never rank anybody.
+    from scipy.sparse import csr_array
+
+    degree = np.maximum(np.diff(graph.out_starts), 1)
+    shares = (FOLLOWED / degree)[graph.in_sources]
+    return csr_array((shares, graph.in_sources, graph.in_starts), shape=(graph.people, graph.people))
 
 
 def personalized_pagerank(
