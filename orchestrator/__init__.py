@@ -18,6 +18,7 @@ from orchestrator.host import ThisHost
 from orchestrator.machine import Machine, Settings, default_unit_dir
 from orchestrator.node_service import NodeService, default_service_dir, linger
 from orchestrator.podman import RootlessPodman
+from orchestrator.podman_care import RootlessCare
 from orchestrator.preflight import preflight
 from orchestrator.preview import render_units
 from orchestrator.prober import NetworkProber
@@ -66,6 +67,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator]:
         settings.data_dir / "staging",
         settings.prefix,
         DerivedFolder(settings.data_dir / "derived"),
+        RootlessCare(),
     )
     try:
         yield Orchestrator(settings, state, machine, local_arch())

@@ -23,12 +23,13 @@ from orchestrator.bundle import Bundle
 from orchestrator.converge import Report, converge, silent, statuses, wait_healthy
 from orchestrator.faults import Busy
 from orchestrator.generations import Generations, Loaded
+from orchestrator.healing import Healing
 from orchestrator.health import ContainerStatus, app_state, checks, window
 from orchestrator.machine import Machine, Settings
 from orchestrator.operations import Operations
-from orchestrator.plan import StopUnits, plan, stop_seconds, unclaimed
+from orchestrator.plan import Observed, StopUnits, plan, stop_seconds, unclaimed
 from orchestrator.state import AppRecord, Operation, State
-from orchestrator.status import AppStatus, Progress, SettingStatus, setting_statuses, urls
+from orchestrator.status import AppStatus, Finding, Progress, SettingStatus, setting_statuses, urls
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Orchestrator:
         self._last: dict[str, AppStatus] = {}
         self._failures: dict[str, tuple[int, float]] = {}
         self._ticks = 0
+        self._healing = Healing(machine.care)
 
     def installed(self) -> tuple[tuple[AppName, str, str], ...]:
         """(name, version, release digest) of every installed app, from the database."""
@@ -213,6 +215,7 @@ class Orchestrator:
         loaded = {record.name: await self._generations.load(record) for record in records}
         services = [service for item in loaded.values() for service in item.app.services]
         seen = await self._machine.look(services, whole=whole)
+        await self._heal(seen, deep=whole)
         for record in records:
             running = record.desired == "running"
             try:
@@ -225,6 +228,28 @@ class Orchestrator:
                 self._mend(nursery, record.name)
             elif seen.services is not None:
                 self._failures.pop(record.name.slug, None)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong with Podman's own state and could not be mended, and what was mended (R-FM6)."""
+        return self._healing.findings()
+
+    async def _heal(self, seen: Observed, *, deep: bool) -> None:
+        answered = seen.containers is not None
+        alive = any(container.state == "running" for container in seen.containers or ())
+        if (alive or not answered) and await self._healing.round(
+            answered=answered, deep=deep, stop_apps=self._stop_running
+        ):
+            self.wake()
+
+    async def _stop_running(self) -> None:
+        """Stop every app that nothing else is being done to; their users' word stays, so that the tick starts them."""
+        for record in self._state.apps():
+            lock = self._lock(record.name)
+            if record.generation is not None and record.desired == "running" and not lock.locked():
+                async with lock:
+                    app = (await self._generations.load(record)).app
+                    step = StopUnits(tuple(reversed(app.services)), stop_seconds(app))
+                    await take(self._machine, step, None, app.names)
 
     def _mend(self, nursery: trio.Nursery, name: AppName) -> None:
         _, not_before = self._failures.get(name.slug, (0, -math.inf))

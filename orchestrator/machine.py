@@ -15,6 +15,7 @@ from orchestrator.host import Host
 from orchestrator.names import check_prefix
 from orchestrator.plan import Observed
 from orchestrator.podman import ContainerSeen, Inventory, Podman
+from orchestrator.podman_care import Care
 from orchestrator.prober import Prober
 from orchestrator.secret_files import SecretFiles
 from orchestrator.systemd import Systemd, UnitState
@@ -56,6 +57,7 @@ class Machine:
     """A folder of our own for dry runs and imports; its content means nothing after a restart."""
     prefix: str
     derived: DerivedFolder
+    care: Care
 
     async def look(self, services: Sequence[str], *, whole: bool, strict: bool = False) -> Observed:
         """One look: services and containers, with `whole` also images, networks, volumes and secrets.

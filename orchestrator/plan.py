@@ -381,7 +381,8 @@ def _run(
             yield Start(container.service, container.start_timeout + NETWORK_WAIT)
             continue
         running, action = by_name.get(container.name), behind.get(container.label, ("", ""))[1]
-        if action == "restart" or (running is not None and not _same(container, running)):
+        differs = running is not None and not _same(container, running)
+        if action == "restart" or differs or _vanished(container, services, containers):
             seconds = container.start_timeout + container.grace + STOP_MARGIN + NETWORK_WAIT
             yield Restart(container.service, seconds)  # R-ST19
         elif action == "reload":

@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from apps.problems import Problem
 from orchestrator.faults import CommandFailed
 from orchestrator.health import Check
 from orchestrator.podman import ContainerSeen, ImageSeen, Inventory
+from orchestrator.podman_care import Ailment, Signs
 from orchestrator.quadlet.keys import Version
 from tests.fakes.podman_machine import Machine
 
@@ -123,3 +125,24 @@ class FakeHost:
 
     def lan_address(self) -> str:
         return ""
+
+
+class FakeCare:
+    """`signs` are what it sees; a cure takes effect unless it is among those that do not help."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.signs = Signs()
+        self.cures: list[Ailment] = []
+        self.helpless: set[Ailment] = set()
+
+    async def look(self, *, answered: bool, deep: bool) -> Signs:
+        return self.signs
+
+    async def mend(self, ailment: Ailment) -> None:
+        self.cures.append(ailment)
+        if ailment in self.helpless:
+            raise Problem("it does not help")
+        if ailment is Ailment.DATABASE:
+            self._machine.lose_database()
+        self.signs = Signs()

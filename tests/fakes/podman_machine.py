@@ -55,6 +55,8 @@ class Machine:
     networks: dict[str, str] = field(default_factory=dict)
     volumes: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Name -> (app, content)."""
+    forgotten: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Volumes on the disk that Podman does not know."""
     secrets: dict[str, bytes] = field(default_factory=dict)
     ill: set[str] = field(default_factory=set)
     """Config digests of images that start and are never healthy."""
@@ -102,6 +104,13 @@ class Machine:
                 except CommandFailed:
                     self.services[service] = Service("activating", "auto-restart", 1)
 
+    def lose_database(self) -> None:
+        """Podman forgets containers and volumes; processes, services and what the volumes hold stay."""
+        self.broken.discard("podman")
+        self.containers.clear()
+        self.forgotten |= self.volumes
+        self.volumes.clear()
+
     def reload(self) -> None:
         self.loaded = {}
         for path in sorted(self.unit_dir.glob("*.*")) if self.unit_dir.is_dir() else ():
@@ -133,7 +142,9 @@ class Machine:
 
     def _start_volume(self, _: str, unit: UnitFile) -> None:
         labels = _labels(unit, "Volume")
-        self.volumes.setdefault(unit.values("Volume", "VolumeName")[0], (labels["archy.app"], "empty"))
+        name = unit.values("Volume", "VolumeName")[0]
+        content = self.forgotten.pop(name, ("", "empty"))[1]
+        self.volumes.setdefault(name, (labels["archy.app"], content))
 
     def _start_container(self, service: str, unit: UnitFile) -> None:
         for source in unit.values("Container", "Network"):
@@ -165,6 +176,8 @@ class Machine:
             self.services[service] = Service("failed", "failed", 5)
             return
         for volume in [mount.split(".volume:")[0] for mount in mounts if ".volume:" in mount]:
+            if volume not in self.volumes:  # made by `podman run`: nobody's label
+                self.volumes[volume] = ("", self.forgotten.pop(volume, ("", "empty"))[1])
             app, content = self.volumes[volume]
             self.volumes[volume] = (app, f"data of {app}" if content == "empty" else content)
         name = unit.values("Container", "ContainerName")[0]

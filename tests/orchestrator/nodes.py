@@ -15,7 +15,7 @@ from orchestrator.machine import Machine, Settings
 from orchestrator.secret_files import SecretFiles
 from orchestrator.state import State
 from orchestrator.unit_folder import UnitFolder
-from tests.fakes.podman import FakeHost, FakePodman, FakeProber
+from tests.fakes.podman import FakeCare, FakeHost, FakePodman, FakeProber
 from tests.fakes.podman_machine import Machine as World
 from tests.fakes.systemd import FakeSystemd
 
@@ -31,6 +31,7 @@ class Node:
         self.settings = Settings(home / "state.db", home / "data", self.world.unit_dir, prefix)
         self.host = FakeHost(self.world)
         self.podman = FakePodman(self.world)
+        self.care = FakeCare(self.world)
         self.boot()
 
     def boot(self) -> Orchestrator:
@@ -48,6 +49,7 @@ class Node:
             self.settings.data_dir / "staging",
             self.settings.prefix,
             DerivedFolder(self.settings.data_dir / "derived"),
+            self.care,
         )
         self.orchestrator = Orchestrator(self.settings, self.state, machine, "amd64")
         return self.orchestrator

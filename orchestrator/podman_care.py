@@ -1,0 +1,201 @@
+"""Podman's own state: is it whole, and if not, what mends it without touching a volume (R-FM6).
+
+Guarantees: every look and every cure is bounded in time; a cure follows from evidence, never from silence (a Podman
+that is only slow gets none); a database is moved aside, never deleted; `podman system reset` is never called. Apps are
+then rebuilt from their units by the planner. What could not be mended is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sqlite3
+import time
+import tomllib
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final, Protocol
+
+import trio
+
+from apps.problems import Problem
+from orchestrator.process import run
+
+log = logging.getLogger(__name__)
+
+PROBE: Final = 30.0
+"""Seconds for Podman to answer about itself."""
+CURE: Final = 60.0
+KEPT_DATABASES: Final = 3
+"""Broken databases that are kept for whoever wants to look; each has a few hundred KiB."""
+
+
+class Ailment(Enum):
+    """What can be wrong, in the order in which it is mended."""
+
+    DATABASE = "Podman's database can not be read"
+    NAMESPACE = "the network namespace of the running apps is gone"
+    LINK = "the program that links the apps' network to this machine's has ended"
+    NAMES = "the name server of the apps' networks has ended"
+    SILENT = "Podman does not answer"
+
+
+REMEDIES: Final = {
+    Ailment.DATABASE: "podman info; move ~/.local/share/containers/storage/db.sql aside",
+    Ailment.NAMESPACE: "systemctl --user stop 'archy-*', then archy up",
+    Ailment.LINK: "podman unshare --rootless-netns true",
+    Ailment.NAMES: "podman network reload --all",
+    Ailment.SILENT: "podman info says why; is the disk full, or the machine overloaded?",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What was seen. `refusal`: what Podman said instead of an answer, empty when it answered."""
+
+    refusal: str = ""
+    database_broken: bool = False
+    """Podman failed, and SQLite's own check fails too."""
+    namespace_gone: bool = False
+    link_dead: bool = False
+    names_dead: bool = False
+
+
+def diagnose(signs: Signs) -> tuple[Ailment, ...]:
+    """Every ailment that the signs prove. Pure."""
+    if signs.refusal:
+        return (Ailment.DATABASE,) if signs.database_broken else (Ailment.SILENT,)
+    if signs.namespace_gone:
+        return (Ailment.NAMESPACE,)  # the other two live and die with it
+    found = ((signs.link_dead, Ailment.LINK), (signs.names_dead, Ailment.NAMES))
+    return tuple(ailment for seen, ailment in found if seen)
+
+
+class Care(Protocol):
+    """Looks and mends."""
+
+    async def look(self, *, answered: bool, deep: bool) -> Signs:
+        """`answered`: Podman just did, and has containers that run; `deep`: look from inside their namespace too."""
+        ...
+
+    async def mend(self, ailment: Ailment) -> None:
+        """Raises Problem when the cure fails, or when there is none."""
+        ...
+
+
+class RootlessCare:
+    """The real one, for this user's Podman. Paths: containers-storage.conf(5), podman's rootless network folder."""
+
+    def __init__(self, runtime: Path | None = None, storage: Path | None = None) -> None:
+        runtime = runtime or Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
+        networks = runtime / "containers" / "networks"
+        self._namespace = networks / "rootless-netns" / "rootless-netns"
+        self._link = networks / "rootless-netns" / "rootless-netns-conn.pid"
+        self._names = networks / "aardvark-dns" / "aardvark.pid"
+        self._database = (storage or _graph_root()) / "db.sql"
+
+    async def look(self, *, answered: bool, deep: bool) -> Signs:
+        if not answered:
+            refusal = await self._refusal()
+            return Signs(refusal, bool(refusal) and await trio.to_thread.run_sync(_is_broken, self._database))
+        gone = not self._namespace.exists() or (deep and await self._is_empty())
+        return Signs("", False, gone, _is_dead(self._link), _is_dead(self._names))
+
+    async def mend(self, ailment: Ailment) -> None:
+        match ailment:
+            case Ailment.DATABASE:
+                await trio.to_thread.run_sync(_move_aside, self._database)
+                if refusal := await self._refusal():
+                    raise Problem(f"Podman still fails with a new database: {refusal}")
+            case Ailment.NAMESPACE:
+                _end(self._names, "aardvark-dns")  # it serves the lost namespace, and keeps new ones without names
+            case Ailment.LINK:
+                # Podman starts the link again when it enters the namespace.
+                (await run(("podman", "unshare", "--rootless-netns", "true"), seconds=CURE)).checked()
+            case Ailment.NAMES:
+                await run(("podman", "network", "reload", "--all"), seconds=CURE)
+                if _is_dead(self._names):
+                    raise Problem("the name server did not come back")
+            case Ailment.SILENT:
+                raise Problem("nothing is known that mends this")
+
+    async def _refusal(self) -> str:
+        try:
+            done = await run(("podman", "info", "--format", "{{.Store.GraphRoot}}"), seconds=PROBE)
+        except Problem as problem:
+            return problem.what
+        lines = done.stderr.strip().splitlines()
+        return "" if done.code == 0 else (lines[-1] if lines else f"podman info ended with {done.code}")
+
+    async def _is_empty(self) -> bool:
+        """No bridge in the namespace although apps run: they live in another one."""
+        inside = ("podman", "unshare", "--rootless-netns", "cat", "/proc/net/dev")
+        try:
+            done = (await run(inside, seconds=PROBE)).checked()
+        except Problem:
+            return False  # not seen is not gone
+        return not any(line.strip().startswith("podman") for line in done.stdout.decode(errors="replace").splitlines())
+
+
+def _graph_root() -> Path:
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "containers" / "storage.conf"
+    try:
+        named = tomllib.loads(config.read_text()).get("storage", {}).get("graphroot")
+    except (OSError, ValueError):
+        named = None
+    return Path(named) if isinstance(named, str) and named.startswith("/") else data / "containers" / "storage"
+
+
+def _is_broken(database: Path) -> bool:
+    """SQLite's own opinion; a database that is locked, absent or unreadable is not proven broken."""
+    if not database.is_file():
+        return False
+    try:
+        connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=2)
+        try:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",))
+        finally:
+            connection.close()
+    except sqlite3.OperationalError:
+        return False
+    except sqlite3.DatabaseError:
+        return True
+
+
+def _move_aside(database: Path) -> None:
+    old = sorted(database.parent.glob(f"{database.name}.broken-*[0-9]"))
+    for path in old[: max(0, len(old) - KEPT_DATABASES + 1)]:
+        path.unlink()
+    try:
+        for suffix in ("-wal", "-shm"):
+            database.with_name(database.name + suffix).unlink(missing_ok=True)
+        database.rename(database.with_name(f"{database.name}.broken-{time.time_ns()}"))
+    except OSError as error:
+        raise Problem(f"the database can not be moved aside: {error.strerror}", where=str(database)) from error
+    log.warning("moved a broken database of Podman aside", extra={"path": str(database)})
+
+
+def _pid(file: Path) -> int | None:
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _is_dead(file: Path) -> bool:
+    """The file names a process that is gone; no file is no evidence."""
+    pid = _pid(file)
+    return pid is not None and not Path(f"/proc/{pid}").exists()
+
+
+def _end(file: Path, name: str) -> None:
+    pid = _pid(file)
+    try:
+        if pid is not None and Path(f"/proc/{pid}/comm").read_text().strip() == name:
+            os.kill(pid, signal.SIGTERM)
+    except (OSError, ProcessLookupError):
+        return

@@ -1,0 +1,164 @@
+"""Podman's broken state: found, mended within bounds, told when it can not be; apps come back from their units."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+import trio
+
+from apps.problems import Problem
+from orchestrator.podman_care import KEPT_DATABASES, Ailment, RootlessCare, Signs, diagnose
+from tests.orchestrator.bundles import app_name, container, make_bundle
+from tests.orchestrator.nodes import Node, run
+
+HELLO = app_name()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path / "node")
+
+
+def test_silence_alone_proves_nothing_and_a_lost_namespace_explains_what_died_with_it() -> None:
+    assert diagnose(Signs()) == ()
+    assert diagnose(Signs("timed out")) == (Ailment.SILENT,)
+    assert diagnose(Signs("file is not a database", database_broken=True)) == (Ailment.DATABASE,)
+    assert diagnose(Signs(namespace_gone=True, link_dead=True, names_dead=True)) == (Ailment.NAMESPACE,)
+    assert diagnose(Signs(link_dead=True, names_dead=True)) == (Ailment.LINK, Ailment.NAMES)
+
+
+def test_a_lost_database_gives_back_every_app_and_its_volumes(node: Node, tmp_path: Path) -> None:  # R-FM6
+    async def work() -> None:
+        await node.orchestrator.install(make_bundle(tmp_path))
+        (volume,) = node.world.volumes
+        node.world.lose_database()
+        await node.settle()
+        assert len(node.world.containers) == 1
+        assert node.world.volumes[volume] == (HELLO.slug, f"data of {HELLO.slug}")
+        assert not node.world.forgotten
+
+    run(work)
+
+
+def test_a_broken_database_is_moved_aside_only_when_it_is_proven_broken(node: Node, tmp_path: Path) -> None:  # R-FM6
+    async def work() -> None:
+        await node.orchestrator.install(make_bundle(tmp_path))
+        before = node.changes()
+        node.world.broken.add("podman")
+        node.care.signs = Signs("podman info did not end within 30 s")
+        for _ in range(3):
+            await node.tick()
+            await trio.sleep(4000)
+        assert node.care.cures == []
+        assert node.changes() == before  # R-ST18
+        (finding,) = node.orchestrator.findings()
+        assert not finding.ok
+        assert "did not end within 30 s" in finding.detail
+        node.care.signs = Signs("file is not a database", database_broken=True)
+        await node.tick()
+        await node.settle()
+        assert node.care.cures == [Ailment.DATABASE]
+        assert len(node.world.containers) == 1
+        (finding,) = node.orchestrator.findings()
+        assert finding.ok
+
+    run(work)
+
+
+def test_a_cure_that_does_not_help_is_repeated_at_growing_pauses_and_told(node: Node, tmp_path: Path) -> None:  # R-FM6
+    async def work() -> None:
+        await node.orchestrator.install(make_bundle(tmp_path))
+        node.care.signs, node.care.helpless = Signs(names_dead=True), {Ailment.NAMES}
+        for _ in range(120):
+            await node.tick()
+            await trio.sleep(30)
+        assert 3 <= len(node.care.cures) <= 5
+        (finding,) = node.orchestrator.findings()
+        assert (finding.ok, finding.remedy) == (False, "podman network reload --all")
+        assert "it does not help" in finding.detail
+
+    run(work)
+
+
+def test_a_lost_namespace_stops_running_apps_first_and_never_starts_what_was_stopped(
+    node: Node, tmp_path: Path
+) -> None:  # R-FM6, R-ST2
+    async def work() -> None:
+        other = app_name("other")
+        await node.orchestrator.install(make_bundle(tmp_path))
+        await node.orchestrator.install(make_bundle(tmp_path, name=other, containers={"web": container(18081)}))
+        await node.orchestrator.stop(other)
+        (old,) = node.world.containers.values()
+        node.care.signs = Signs(namespace_gone=True)
+        await node.tick()
+        await node.settle()
+        (new,) = node.world.containers.values()
+        assert new is not old
+        assert new.image == old.image
+
+    run(work)
+
+
+def broken_database(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "db.sql"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE t (x)")
+        connection.executemany("INSERT INTO t VALUES (?)", [("x" * 500,)] * 100)
+    connection.close()
+    raw = bytearray(path.read_bytes())
+    raw[:64] = b"\xff" * 64
+    path.write_bytes(raw)
+    return path
+
+
+def test_broken_databases_are_kept_and_their_number_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "podman").write_text(
+        f"#!/bin/sh\ntest ! -e {tmp_path}/storage/db.sql || {{ echo broken >&2; exit 125; }}\n"
+    )
+    (bin_ / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}:/usr/bin:/bin")
+    care = RootlessCare(tmp_path / "run", tmp_path / "storage")
+
+    async def work() -> None:
+        for _ in range(KEPT_DATABASES + 2):
+            broken_database(tmp_path / "storage")
+            signs = await care.look(answered=False, deep=False)
+            assert signs == Signs("broken", database_broken=True)
+            await care.mend(Ailment.DATABASE)
+        with pytest.raises(Problem):
+            await care.mend(Ailment.SILENT)
+
+    trio.run(work)
+    assert len(list((tmp_path / "storage").iterdir())) == KEPT_DATABASES
+
+
+def test_a_sound_or_locked_database_is_not_taken_for_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "podman").write_text("#!/bin/sh\necho no >&2; exit 125\n")
+    (bin_ / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}:/usr/bin:/bin")
+    with sqlite3.connect(tmp_path / "db.sql", isolation_level=None) as connection:
+        connection.execute("CREATE TABLE t (x)")
+        care = RootlessCare(tmp_path / "run", tmp_path)
+        assert trio.run(lambda: care.look(answered=False, deep=False)) == Signs("no")
+        connection.execute("BEGIN EXCLUSIVE")
+        assert trio.run(lambda: care.look(answered=False, deep=False)) == Signs("no")
+    connection.close()
+
+
+def test_a_program_that_ended_is_told_from_one_that_never_was(tmp_path: Path) -> None:
+    networks = tmp_path / "containers" / "networks"
+    (networks / "rootless-netns").mkdir(parents=True)
+    (networks / "aardvark-dns").mkdir()
+    care = RootlessCare(tmp_path, tmp_path)
+    assert trio.run(lambda: care.look(answered=True, deep=False)) == Signs(namespace_gone=True)
+    (networks / "rootless-netns" / "rootless-netns").touch()
+    assert trio.run(lambda: care.look(answered=True, deep=False)) == Signs()
+    (networks / "aardvark-dns" / "aardvark.pid").write_text("99999999\n")
+    assert trio.run(lambda: care.look(answered=True, deep=False)) == Signs(names_dead=True)
