@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from market.swarm.errors import BadAnswer, NotThere, UnexpectedStatus
+from market.swarm.errors import BadAnswer, Busy, NotThere, UnexpectedStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,8 @@ def check_head(
         return Redirected(headers["location"])
     if head.status in (404, 410):
         raise NotThere(source, "does not have this blob")
+    if head.status in (429, 503):
+        raise Busy(source, head.status)
     if head.status == 416:
         raise BadAnswer(source, "says that the range lies outside the blob: its blob has another size")
     if head.status not in (200, 206):

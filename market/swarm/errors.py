@@ -13,6 +13,8 @@ class FaultKind(Enum):
 
     TRANSPORT = "transport"
     """It may work the next time: back off; three of them drop a peer for this blob."""
+    BUSY = "busy"
+    """It has no room for one more just now: ask again later, which is no fault of its."""
     LACKS = "lacks"
     """It does not have the blob: a peer is not asked again for it."""
     REFUSED = "refused"
@@ -64,6 +66,16 @@ class UnexpectedStatus(SourceFault):
     def __init__(self, source: str, status: int) -> None:
         super().__init__(source, f"answered with HTTP status {status}")
         self.status = status
+
+
+class Busy(SourceFault):
+    """The source asks to come back later (HTTP 429 or 503)."""
+
+    kind = "busy"
+    fault = FaultKind.BUSY
+
+    def __init__(self, source: str, status: int) -> None:
+        super().__init__(source, f"is busy: answered with HTTP status {status}")
 
 
 class NotThere(SourceFault):

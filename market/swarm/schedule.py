@@ -33,6 +33,8 @@ ORIGIN_ERRORS: Final = 6
 """Faults in a row, without a verified piece between, after which an origin no longer counts as hope."""
 ORIGIN_LACKS: Final = 3
 """An origin's "not found" counts as much as this many faults: it may be deploying, but it did answer."""
+MAX_BUSY: Final = 24
+"""Times in a row that a source may send this node away before it no longer counts: some two minutes of patience."""
 ORIGIN_CORRUPT: Final = 8
 """Bad pieces in one blob after which an origin no longer counts as hope."""
 BACKOFF_SECONDS: Final = 0.25
@@ -90,6 +92,8 @@ class SourceState:
     quality: Quality
     errors: int = 0
     corrupt: int = 0
+    busy: int = 0
+    """Times in a row that it had no room."""
     ready_at: float = 0.0
     out: bool = False
     whole_only: bool = False
@@ -107,6 +111,8 @@ class SourceState:
 
     @property
     def hopeless(self) -> bool:
+        if self.busy >= MAX_BUSY:
+            return True
         if self.kind is SourceKind.PEER:
             return self.out or self.absent
         return self.out or self.errors >= ORIGIN_ERRORS or self.corrupt >= ORIGIN_CORRUPT
@@ -173,6 +179,7 @@ class Schedule:
     def verified(self, lease: Lease) -> bool:
         """The piece `lease.next` verified and is stored. False if it already was: these bytes were wasted."""
         source = self.sources[lease.source]
+        source.busy = 0
         if source.kind is SourceKind.ORIGIN:
             source.errors = 0
         others = [other for other in self._owners.get(lease.next, ()) if other is not lease]
@@ -196,6 +203,11 @@ class Schedule:
         """The lease is over because its source failed."""
         self._release(lease)
         source = self.sources[lease.source]
+        if fault is FaultKind.BUSY:
+            source.busy += 1
+            source.out = source.out or (source.kind is SourceKind.PEER and source.busy >= MAX_BUSY)
+            source.ready_at = now + min(BACKOFF_LIMIT, BACKOFF_SECONDS * 2.0 ** min(source.busy, 16))
+            return
         source.quality.saw_fault()
         source.errors += ORIGIN_LACKS if fault is FaultKind.LACKS else 1
         source.ready_at = now + min(BACKOFF_LIMIT, BACKOFF_SECONDS * 2.0 ** min(source.errors - 1, 16))

@@ -11,7 +11,17 @@ from market.model import PIECE_SIZE, Digest
 from market.swarm.errors import FaultKind
 from market.swarm.pieces import PieceTable
 from market.swarm.quality import Quality
-from market.swarm.schedule import MAX_OWNERS, PATIENCE_SECONDS, Lease, Leave, Look, Schedule, SourceState, Wait
+from market.swarm.schedule import (
+    MAX_BUSY,
+    MAX_OWNERS,
+    PATIENCE_SECONDS,
+    Lease,
+    Leave,
+    Look,
+    Schedule,
+    SourceState,
+    Wait,
+)
 from market.swarm.sources import SourceKind
 
 MIB = 1024 * 1024.0
@@ -163,7 +173,7 @@ deeds = st.lists(
     st.builds(
         Deed,
         good=st.integers(0, 3 * PIECE_SIZE),
-        fault=st.sampled_from([None, FaultKind.TRANSPORT, FaultKind.LACKS, FaultKind.CORRUPT]),
+        fault=st.sampled_from([None, FaultKind.TRANSPORT, FaultKind.LACKS, FaultKind.CORRUPT, FaultKind.BUSY]),
         silence=st.sampled_from([0.0, 1.0, 2.0, 5.0]),
     ),
     max_size=6,
@@ -178,7 +188,7 @@ hopeless = st.builds(
     always=st.builds(
         Deed,
         good=st.integers(0, PIECE_SIZE - 1),
-        fault=st.sampled_from([FaultKind.TRANSPORT, FaultKind.LACKS, FaultKind.CORRUPT, FaultKind.REFUSED]),
+        fault=st.sampled_from(list(FaultKind)),
         silence=st.sampled_from([0.0, 1.0, 5.0]),
     ),
 )
@@ -299,6 +309,24 @@ def test_a_lying_peer_is_out_at_its_first_bad_piece_and_an_origin_never_is() -> 
     assert isinstance(schedule.next(1, 100.0), Leave)
     assert isinstance(schedule.next(0, 0.0), Wait)
     assert isinstance(schedule.next(0, 100.0), Lease)
+
+
+def test_a_busy_source_is_no_bad_one_and_is_asked_again_later() -> None:
+    schedule = Schedule(
+        PieceTable(Digest("0" * 64), 4 * PIECE_SIZE, bytes(128)), [SourceState(SourceKind.PEER, Quality(rate=MIB))]
+    )
+    now = 0.0
+    for _ in range(MAX_BUSY - 1):
+        lease = schedule.next(0, now)
+        assert isinstance(lease, Lease)
+        schedule.failed(lease, FaultKind.BUSY, now)
+        now = schedule.sources[0].ready_at
+    assert schedule.sources[0].quality.rate == MIB
+    assert not schedule.stuck
+    lease = schedule.next(0, now)
+    assert isinstance(lease, Lease)
+    schedule.failed(lease, FaultKind.BUSY, now)
+    assert schedule.stuck
 
 
 def test_a_small_blob_goes_to_the_origin_and_is_hedged_only_when_it_is_late() -> None:
