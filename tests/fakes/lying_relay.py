@@ -5,15 +5,20 @@ It speaks real WebSocket on a real port. A lie is a function of the connection, 
 
 from __future__ import annotations
 
+import http
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import trio
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 from websockets.trio.server import ServerConnection, serve
+
+CHALLENGE = "who are you?"
 
 EventJson = dict[str, Any]
 Filters = list[dict[str, Any]]
@@ -21,18 +26,35 @@ Answer = Callable[[ServerConnection, str, Filters], Awaitable[None]]
 
 
 @asynccontextmanager
-async def lying_relay(answer: Answer) -> AsyncIterator[str]:
-    """The URL of a relay on a free port which answers every REQ with `answer`."""
+async def lying_relay(answer: Answer, *, information: dict[str, Any] | None = None) -> AsyncIterator[str]:
+    """The URL of a relay on a free port which answers every REQ with `answer`; `information` is its NIP-11 document."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
         await nursery.start(
-            partial(serve, partial(_handle, answer), listeners=listeners, compression=None, close_timeout=0.1)
+            partial(
+                serve,
+                partial(_handle, answer),
+                listeners=listeners,
+                compression=None,
+                close_timeout=0.1,
+                process_request=partial(_inform, information),
+            )
         )
         try:
             yield f"ws://127.0.0.1:{port}"
         finally:
             nursery.cancel_scope.cancel()
+
+
+def _inform(information: dict[str, Any] | None, socket: ServerConnection, request: Request) -> Response | None:
+    if information is None or request.headers.get("Accept") != "application/nostr+json":
+        return None
+    return socket.respond(http.HTTPStatus.OK, json.dumps(information))
+
+
+PRESENTED: WeakKeyDictionary[ServerConnection, EventJson] = WeakKeyDictionary()
+"""What each connection presented of itself (NIP-42)."""
 
 
 async def _handle(answer: Answer, socket: ServerConnection) -> None:
@@ -41,6 +63,14 @@ async def _handle(answer: Answer, socket: ServerConnection) -> None:
             kind, *rest = json.loads(message)
             if kind == "REQ":
                 await answer(socket, rest[0], rest[1:])
+            elif kind == "AUTH":
+                PRESENTED[socket] = rest[0]
+                await _say(socket, "OK", rest[0]["id"], True, "")
+            elif kind == "EVENT":
+                known = socket in PRESENTED
+                if not known:
+                    await _say(socket, "AUTH", CHALLENGE)
+                await _say(socket, "OK", rest[0]["id"], known, "" if known else "auth-required: members write")
             elif kind.startswith("NEG-"):
                 await _say(socket, "NOTICE", f"unknown command {kind}")
     except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -158,5 +188,40 @@ def endless(make: Callable[[int], EventJson]) -> Answer:
             tags = [["t", value] for value in filters[0].get("#t", [])]
             await _say(socket, "EVENT", subscription, {**make(number), "tags": tags})
             number += 1
+
+    return answer
+
+
+def late(answer: Answer, seconds: float) -> Answer:
+    """The same answers, each after so many seconds of trio's clock."""
+
+    async def wait_and_answer(socket: ServerConnection, subscription: str, filters: Filters) -> None:
+        await trio.sleep(seconds)
+        await answer(socket, subscription, filters)
+
+    return wait_and_answer
+
+
+def walled(events: Sequence[EventJson]) -> Answer:
+    """Honest to those who say who they are (NIP-42), closed to everybody else."""
+
+    async def answer(socket: ServerConnection, subscription: str, filters: Filters) -> None:
+        if socket in PRESENTED:
+            await honest(events)(socket, subscription, filters)
+            return
+        await _say(socket, "AUTH", CHALLENGE)
+        await _say(socket, "CLOSED", subscription, "auth-required: members read")
+
+    return answer
+
+
+def dripping(event: EventJson, seconds: float) -> Answer:
+    """A matching event every few seconds, for ever, and never an EOSE."""
+
+    async def answer(socket: ServerConnection, subscription: str, filters: Filters) -> None:
+        while True:
+            await trio.sleep(seconds)
+            tags = [["t", value] for value in filters[0].get("#t", [])]
+            await _say(socket, "EVENT", subscription, {**event, "tags": tags})
 
     return answer
