@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from market.errors import Problem, UsageProblem
-from market.trust.policy import Policy
+
+if TYPE_CHECKING:
+    from market.trust.policy import Policy
 
 MAX_CONFIG_BYTES: Final = 64 * 1024
 """A settings file is a screenful; anything larger is not one."""
@@ -95,6 +97,9 @@ class NodeConfig(BaseModel):
     @property
     def policy(self) -> Policy:
         """What the operator lets happen at which score."""
+        # Imported late: every command reads this module for addresses, and few need what trust is computed with.
+        from market.trust.policy import Policy
+
         return Policy(self.allow_at, self.refuse_below, self.allow_powerful_at)
 
 
