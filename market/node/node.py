@@ -145,12 +145,15 @@ async def _bundled(home: Home, prefix: str) -> AsyncIterator[OrchestratorPort]:
 
 
 def _nostr_keys(anchors: AnchorBook, index: Index) -> tuple[str, ...]:
-    """The hex Nostr keys of the anchors: named as such, or bound to a DID that is an anchor."""
-    people = {anchor.person for anchor in anchors.load().entries}
+    """Whose lists matter, as hex keys: the anchors (named so, or by their DID's history), then who is followed."""
+    known = anchors.load()
+    people = {anchor.person for anchor in known.entries}
     named = {person.removeprefix("nostr:") for person in people if person.startswith("nostr:")}
     histories = (index.identity(person) for person in people - {f"nostr:{key}" for key in named})
     latest = (history.latest for history in histories if history is not None)
-    return tuple(sorted(named.union(*(entry.entry.nostr for entry in latest if entry is not None))))
+    named = named.union(*(entry.entry.nostr for entry in latest if entry is not None))
+    followed = (person.removeprefix("nostr:") for person in known.follows if person.startswith("nostr:"))
+    return tuple(dict.fromkeys((*sorted(named), *followed)))
 
 
 def _circle(home: Home, anchors: AnchorBook, index: Index, now: Callable[[], float]) -> Circle:
