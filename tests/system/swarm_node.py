@@ -2,6 +2,7 @@
 
 archy-python -m tests.system.swarm_node serve STORE HOST:PORT RATE FILE     the blob's reference, when it listens
 archy-python -m tests.system.swarm_node fetch STORE REFERENCE SOURCES       progress, then a report or a problem
+    archy-python -m tests.system.swarm_node neighbours STORE HOST:PORT          who is found on the LAN, as it changes
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from aiohttp import web
 from market.bridge import open_bridge, serve
 from market.errors import Problem
 from market.model import BlobRef, Digest
+from market.node.providers import neighbours
 from market.swarm import (
     AddressPolicy,
     FetchProgress,
@@ -52,6 +54,18 @@ async def _fetch(store: Store, ref: BlobRef, sources: list[Source]) -> None:
     _say(report=report.to_json())
 
 
+async def _neighbours(at: str) -> None:
+    host, _, port = at.rpartition(":")
+    told: tuple[str, ...] = ()
+    async with open_bridge() as bridge, neighbours(bridge, (host, int(port))) as known:
+        _say(looking=at)
+        while True:
+            if known.urls() != told:
+                told = known.urls()
+                _say(found=told)
+            await trio.sleep(0.1)
+
+
 def main() -> None:
     """See the module's docstring."""
     what, root, *rest = sys.argv[1:]
@@ -59,6 +73,8 @@ def main() -> None:
         try:
             if what == "serve":
                 trio.run(_serve, store, rest[0], float(rest[1]), Path(rest[2]))
+            elif what == "neighbours":
+                trio.run(_neighbours, rest[0])
             else:
                 given = json.loads(rest[0])
                 pieces = Digest(given["pieces"]) if "pieces" in given else None

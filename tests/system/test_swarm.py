@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,3 +135,17 @@ def test_a_killed_fetch_goes_on_where_it_was(swarm: Swarm, tmp_path: Path) -> No
     fetching.kill()
     report = last(swarm.fetch("killed", (swarm.origin, "origin"), (swarm.peer, "peer")))["report"]
     assert report["resumed"] >= 5 * MIB
+
+
+def test_nodes_on_one_network_find_each_other_and_notice_when_one_leaves(swarm: Swarm) -> None:
+    looking = {
+        node.name: node.popen(
+            [*PYTHON, "neighbours", f"/home/op/lan-{node.name}", f"{node.address}:{PORT}"], cwd=SOURCE
+        )
+        for node in (swarm.fetcher, swarm.peer)
+    }
+    looking["fetcher"].wait_output(f"http://{swarm.peer.address}:{PORT}", DEADLINE)
+    looking["peer"].wait_output(f"http://{swarm.fetcher.address}:{PORT}", DEADLINE)
+    looking["peer"].send_signal(signal.SIGINT)
+    looking["fetcher"].wait_output(r'"found": \[\]', DEADLINE)
+    looking["fetcher"].kill()
