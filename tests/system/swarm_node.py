@@ -2,7 +2,7 @@
 
 archy-python -m tests.system.swarm_node serve STORE HOST:PORT RATE FILE     the blob's reference, when it listens
 archy-python -m tests.system.swarm_node fetch STORE REFERENCE SOURCES       progress, then a report or a problem
-    archy-python -m tests.system.swarm_node neighbours STORE HOST:PORT          who is found on the LAN, as it changes
+archy-python -m tests.system.swarm_node neighbours STORE HOST:PORT          who is found on the LAN, as it changes
 """
 
 from __future__ import annotations
