@@ -27,6 +27,7 @@ from orchestrator.state import State
 from orchestrator.status import AppStatus, Finding, Progress, SettingStatus
 from orchestrator.supported import require_supported, unsupported
 from orchestrator.systemd import UserSystemd
+from orchestrator.triggers import FolderWatch, PodmanEvents
 from orchestrator.unit_folder import UnitFolder
 
 __all__ = [
@@ -68,6 +69,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator]:
         settings.prefix,
         DerivedFolder(settings.data_dir / "derived"),
         RootlessCare(),
+        (PodmanEvents(settings.prefix), FolderWatch(settings.unit_dir)),
     )
     try:
         yield Orchestrator(settings, state, machine, local_arch())

@@ -30,11 +30,14 @@ from orchestrator.operations import Operations
 from orchestrator.plan import Observed, StopUnits, plan, stop_seconds, unclaimed
 from orchestrator.state import AppRecord, Operation, State
 from orchestrator.status import AppStatus, Finding, Progress, SettingStatus, setting_statuses, urls
+from orchestrator.triggers import Trigger
 
 log = logging.getLogger(__name__)
 
 BACKOFF = (0, 10, 30, 60, 120, 300)
 """Seconds to wait after so many failures in a row of one app; it starts at 0 again after a success."""
+QUIET = 0.5
+"""Seconds between a wake-up and the look: Podman tells one removal as several events."""
 WHOLE_EVERY = 20
 """Every so many ticks images, networks, volumes and secrets are looked at too (10 minutes)."""
 
@@ -192,6 +195,8 @@ class Orchestrator:
         """Finish what a crash left, then keep reality as wanted until cancelled."""
         async with trio.open_nursery() as nursery:
             task_status.started()
+            for trigger in self._machine.triggers:
+                nursery.start_soon(self._listen, trigger)
             while True:
                 self._wake = trio.Event()
                 try:
@@ -200,6 +205,21 @@ class Orchestrator:
                     log.warning("a tick failed", extra={"problem": str(problem)})
                 with trio.move_on_after(self._settings.tick_seconds):
                     await self._wake.wait()
+                    await trio.sleep(QUIET)  # one look for all that comes in a burst
+
+    async def reconcile(self) -> None:
+        """One look now, and everything that it starts, to its end."""
+        async with trio.open_nursery() as nursery:
+            await self.tick(nursery)
+
+    async def _listen(self, trigger: Trigger) -> None:
+        """The tick does without; a trigger that ends is tried again as seldom as that."""
+        while True:
+            try:
+                await trigger.listen(self.wake)
+            except Problem as problem:
+                log.warning("a trigger is lost", extra={"problem": str(problem)})
+            await trio.sleep(self._settings.tick_seconds)
 
     async def tick(self, nursery: trio.Nursery) -> None:
         """One look for all apps, and a task in the nursery for each that is not as wanted.

@@ -19,6 +19,7 @@ from orchestrator.podman_care import Care
 from orchestrator.prober import Prober
 from orchestrator.secret_files import SecretFiles
 from orchestrator.systemd import Systemd, UnitState
+from orchestrator.triggers import Trigger
 from orchestrator.unit_folder import UnitFolder
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class Machine:
     prefix: str
     derived: DerivedFolder
     care: Care
+    triggers: tuple[Trigger, ...] = ()
+    """They make it look sooner; losing all of them is harmless."""
 
     async def look(self, services: Sequence[str], *, whole: bool, strict: bool = False) -> Observed:
         """One look: services and containers, with `whole` also images, networks, volumes and secrets.

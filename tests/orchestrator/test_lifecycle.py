@@ -498,7 +498,7 @@ def test_the_watch_mends_at_a_tick_and_at_once_when_woken(node: Node, tmp_path: 
             await trio.testing.wait_all_tasks_blocked()
             node.world.stop(f"archy-{HELLO.slug}-web.service")
             node.orchestrator.wake()
-            await trio.sleep(0.1)
+            await trio.sleep(1)
             assert node.world.containers
             node.world.stop(f"archy-{HELLO.slug}-web.service")
             await trio.sleep(31)
