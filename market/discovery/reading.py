@@ -96,7 +96,14 @@ def evidence(db: sqlite3.Connection) -> TrustEvidence:
         if pubkey in named[did]:
             bound.setdefault(pubkey, did)
     follows, mutes, ignored = circle_rows.edges(db)
-    return TrustEvidence(follows, tuple(_attestations(db)), bound, mutes, ignored)
+    votes = _attestations(db)
+    subjects = {(AppName(did, app), digest) for did, app, digest in db.execute(
+        "SELECT did, name, digest FROM documents WHERE type = 'release' AND NOT proof_only"
+    )}  # fmt: skip
+    known = tuple(vote for vote in votes if (vote.app, vote.subject.hex) in subjects)
+    if len(known) < len(votes):
+        ignored["votes about releases that are not known here"] = len(votes) - len(known)
+    return TrustEvidence(follows, known, bound, mutes, ignored)
 
 
 def lags(db: sqlite3.Connection) -> dict[str, tuple[str, ...]]:

@@ -98,6 +98,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     CREATE INDEX documents_by_event ON documents (event_id);
     CREATE INDEX events_by_kind ON events (kind, created_at, id)
     """,
+    "CREATE INDEX listings_by_publisher ON listings (did, made DESC, id)",
 )
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
-
-import msgspec
 
 from apps.names import AppName
 
@@ -23,8 +21,11 @@ MAX_WORDS: Final = 8
 MAX_RANKED: Final = 400
 """Matches that are ranked, the newest first; more than anybody reads. Apps of publishers with standing come besides."""
 
-MAX_STANDING: Final = 300
-"""Publishers whose standing lifts their apps, the weightiest first."""
+MAX_STANDING: Final = 40
+"""Publishers whose apps are looked at however old they are, the weightiest first."""
+
+MAX_OF_ONE: Final = 20
+"""Apps of one such publisher in a list without words."""
 
 FLOOR: Final = 0.25
 """What the text match of an unknown publisher's app counts, beside 1 at most: a good match is still found."""
@@ -52,39 +53,49 @@ class Wanted:
 def search(db: sqlite3.Connection, wanted: Wanted, limit: int) -> list[AppName]:
     """The apps, best first, at most `limit`."""
     words = _WORD.findall(wanted.text.lower())[:MAX_WORDS]
-    match = _match(words, wanted)
     filters, values = _filters(wanted)
     trusted = sorted(wanted.standing, key=lambda did: (-wanted.standing[did], did))[:MAX_STANDING]
-    found: dict[int, tuple[float, int, str, str]] = {}
-    for part, extra in ((" AND l.did IN (SELECT value FROM json_each(?))", (_json(trusted),)), ("", ())):
-        if extra and not trusted:
-            continue
-        for row, did, app, made, rank in _query(db, match, filters + part, (*values, *extra)):
-            found[row] = (rank, made, did, app)
-    best = min((rank for rank, *_ in found.values()), default=0.0)
+    if match := _match(words, wanted):
+        found = _matching(db, match, filters, values, trusted)
+    else:
+        found = _newest(db, filters, values, trusted)
     scored = [
-        (-_text(rank, best) * (FLOOR + (1 - FLOOR) * _lift(wanted.standing.get(did, 0.0))), -made, app, did)
-        for rank, made, did, app in found.values()
+        (-_text(words, row) * (FLOOR + (1 - FLOOR) * _lift(wanted.standing.get(row[1], 0.0))), -row[3], row[2], row[1])
+        for row in found
     ]
-    return [AppName(did, app) for _, _, app, did in sorted(scored)[:limit]]
+    return [AppName(did, app) for _, _, app, did in sorted(set(scored))[:limit]]
 
 
-def _query(
-    db: sqlite3.Connection, match: str, filters: str, values: tuple[object, ...]
-) -> Iterable[tuple[int, str, str, int, float]]:
-    if match:
-        # Only the newest matches are ranked, so that a word which everybody uses costs no more than a rare one.
-        return db.execute(
-            "SELECT l.id, l.did, l.app, l.made, bm25(listing_text, 8.0, 2.0, 4.0, 1.0, 8.0)"
-            " FROM listing_text AS t JOIN listings AS l ON l.id = t.rowid"
-            f" WHERE listing_text MATCH ?{filters} ORDER BY t.rowid DESC LIMIT ?",
-            (match, *values, MAX_RANKED),
+_Row = tuple[int, str, str, int, str, str]
+"""Row id, publisher, app, time, title, categories."""
+_COLUMNS: Final = "l.id, l.did, l.app, l.made, l.title, l.categories"
+
+
+def _matching(
+    db: sqlite3.Connection, match: str, filters: str, values: tuple[object, ...], trusted: list[str]
+) -> list[_Row]:
+    # Only the newest matches are ranked, so that a word which everybody uses costs no more than a rare one; and those
+    # of publishers with standing besides, which FTS5 finds by their keys. Its bm25 would look at every match.
+    keys = " OR ".join(f'"{did.removeprefix("did:key:").lower()}"' for did in trusted if did.startswith("did:key:"))
+    found: list[_Row] = []
+    for expression in (match, f"({match}) AND publisher : ({keys})" if keys else ""):
+        if expression:
+            found += db.execute(
+                f"SELECT {_COLUMNS} FROM listing_text AS t JOIN listings AS l ON l.id = t.rowid"
+                f" WHERE listing_text MATCH ?{filters} ORDER BY t.rowid DESC LIMIT ?",
+                (expression, *values, MAX_RANKED),
+            ).fetchall()
+    return found
+
+
+def _newest(db: sqlite3.Connection, filters: str, values: tuple[object, ...], trusted: list[str]) -> list[_Row]:
+    query = f"SELECT {_COLUMNS} FROM listings AS l WHERE 1{filters}"
+    found: list[_Row] = db.execute(f"{query} ORDER BY l.made DESC, l.id LIMIT ?", (*values, MAX_RANKED)).fetchall()
+    for did in trusted:
+        found += db.execute(
+            f"{query} AND l.did = ? ORDER BY l.made DESC, l.id LIMIT ?", (*values, did, MAX_OF_ONE)
         ).fetchall()
-    return db.execute(
-        "SELECT l.id, l.did, l.app, l.made, -1.0 FROM listings AS l"
-        f" WHERE 1{filters} ORDER BY l.made DESC, l.id LIMIT ?",
-        (*values, MAX_RANKED),
-    ).fetchall()
+    return found
 
 
 def _match(words: list[str], wanted: Wanted) -> str:
@@ -109,15 +120,28 @@ def _filters(wanted: Wanted) -> tuple[str, tuple[object, ...]]:
     return "".join(f" AND {text}" for text, _ in parts), tuple(value for _, value in parts)
 
 
-def _text(rank: float, best: float) -> float:
-    """1 for the best match; bm25 is below zero, and lower is better."""
-    return rank / best if best < 0 else 1.0
+_EXACT, _NAMED, _BEGINS, _TAGGED, _MENTIONED = 1.0, 0.8, 0.6, 0.5, 0.3
+
+
+def _text(words: list[str], row: _Row) -> float:
+    """How well a match fits, 0 to 1: the mean over the words of where each was found. The rest is in the summary."""
+    if not words:
+        return 1.0
+    app, title, categories = row[2], row[4].lower(), row[5]
+    if " ".join(words) in (app, title):
+        return _EXACT
+    named = {*_WORD.findall(title), *_WORD.findall(app)}
+    return sum(_one(word, named, categories) for word in words) / len(words)
+
+
+def _one(word: str, named: set[str], categories: str) -> float:
+    if word in named:
+        return _NAMED
+    if any(one.startswith(word) for one in named):
+        return _BEGINS
+    return _TAGGED if f" {word}" in categories else _MENTIONED
 
 
 def _lift(weight: float) -> float:
     """0 for nobody, one half for somebody as near as a direct follow, 1 at infinity."""
     return max(weight, 0.0) / (1.0 + max(weight, 0.0))
-
-
-def _json(values: list[str]) -> str:
-    return msgspec.json.encode(values).decode()

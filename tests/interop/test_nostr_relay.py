@@ -1,7 +1,8 @@
 """Against nostr-relay (PyPI), a relay of another make that stores forged ids: what it serves is checked all the same.
 
-Its dependencies pin versions of their own, so it lives in an environment in a cache folder that is made on demand;
-without a package index these tests are skipped and say so. ARCHY_CACHE names the folder.
+Its dependencies pin versions of their own, so it lives in an environment in a cache folder that takes minutes to make:
+set ARCHY_INTEROP=1 to have it made and this collected. Where it was made before, it is used. ARCHY_CACHE names the
+folder.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def program() -> Path:
     if not (CACHE / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(CACHE)], check=True, timeout=100)
         pip = [str(CACHE / "bin" / "python"), "-m", "pip", "install", "--quiet", f"nostr-relay=={VERSION}"]
-        if subprocess.run(pip, timeout=110, check=False).returncode != 0:
+        if subprocess.run(pip, timeout=500, check=False).returncode != 0:
             pytest.skip("nostr-relay could not be installed")
         (CACHE / "ready").touch()
     return command
@@ -76,19 +77,24 @@ def _wait_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> N
     raise AssertionError(log.read_text()[-2000:])
 
 
-async def test_a_relay_that_stores_forged_ids_is_read_and_named(relay: str, tmp_path: Path) -> None:  # R-DS2, R-DS9
-    alice = Publisher(tmp_path)
-    events = to_events(alice.keyring, alice.release("1.0.0").documents, NOW + 60)
-    forged = [{**event, "id": f"{number:064x}"} for number, event in enumerate(events)]
-    await publish([*forged, *events], [relay], timeout=20)
-    with open_index(tmp_path / "market.db", now=lambda: NOW + 60.0) as index:
-        async with lies.lying_relay(lies.honest(events)) as honest:
-            report = await Discovery(index, [relay, honest], lambda: NOW + 60.0).sync(30)
-        listing = index.listing(AppName(alice.did, "hello"))
-        assert listing is not None
-        assert listing.release is not None
-        assert listing.release.version == "1.0.0"
-        stored = {event["id"] for event in index.events_of(listing.app)}
-    assert stored == {event["id"] for event in events}
-    state = next(one for one in report.relays if one.url == relay)
-    assert state.accepted + state.known > 0 or state.refused.get(Reason.FORGED_ID, 0) > 0
+WANTED = bool(os.environ.get("ARCHY_INTEROP")) or (CACHE / "ready").exists()
+pytestmark = pytest.mark.timeout(600)
+
+if WANTED:
+
+    async def test_a_relay_that_stores_forged_ids_is_read_and_named(relay: str, tmp_path: Path) -> None:  # R-DS2, R-DS9
+        alice = Publisher(tmp_path)
+        events = to_events(alice.keyring, alice.release("1.0.0").documents, NOW + 60)
+        forged = [{**event, "id": f"{number:064x}"} for number, event in enumerate(events)]
+        await publish([*forged, *events], [relay], timeout=20)
+        with open_index(tmp_path / "market.db", now=lambda: NOW + 60.0) as index:
+            async with lies.lying_relay(lies.honest(events)) as honest:
+                report = await Discovery(index, [relay, honest], lambda: NOW + 60.0).sync(30)
+            listing = index.listing(AppName(alice.did, "hello"))
+            assert listing is not None
+            assert listing.release is not None
+            assert listing.release.version == "1.0.0"
+            stored = {event["id"] for event in index.events_of(listing.app)}
+        assert stored == {event["id"] for event in events}
+        state = next(one for one in report.relays if one.url == relay)
+        assert state.accepted + state.known > 0 or state.refused.get(Reason.FORGED_ID, 0) > 0
