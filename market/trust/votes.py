@@ -14,6 +14,10 @@ from market.model import AppName, Attestation, AttestKind, Digest
 
 REPORTS: Final = frozenset({AttestKind.MALWARE, AttestKind.IMPERSONATION})
 
+MAX_VOTES: Final = 1_000
+"""Releases that one person has a say on, the latest words first: nobody reviews more, and who writes more than that is
+a machine."""
+
 MAX_AHEAD: Final = 15 * 60
 """Seconds a vote may lie in the future: the margin that discovery gives to events."""
 
@@ -57,8 +61,16 @@ class LiveVotes:
             if key in latest:
                 ignored["votes replaced by a later one"] += 1
             latest[key] = max(latest.get(key, vote), vote, key=_lateness)
+        cast: Counter[str] = Counter()
+        kept: list[Attestation] = []
+        for vote in sorted(latest.values(), key=lambda vote: (vote.voter, _lateness(vote), vote.subject), reverse=True):
+            cast[vote.voter] += 1
+            if cast[vote.voter] <= MAX_VOTES:
+                kept.append(vote)
+            else:
+                ignored["votes beyond the most that one person may cast"] += 1
         by_app: defaultdict[AppName, list[Attestation]] = defaultdict(list)
-        for vote in sorted(latest.values(), key=lambda vote: (vote.voter, vote.subject)):
+        for vote in sorted(kept, key=lambda vote: (vote.voter, vote.subject)):
             # After the choice of the latest: an expired vote must not bring an older one back to life.
             if vote.expires is not None and vote.expires <= now:
                 ignored["votes that expired"] += 1

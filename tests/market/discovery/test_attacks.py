@@ -539,6 +539,7 @@ def test_the_latest_vote_of_a_voter_counts_and_an_older_one_is_refused(
     index: Index, alice: Publisher, mallory: Publisher
 ) -> None:  # R-TR5
     signed = alice.release()
+    index.ingest(from_relay(*alice.events(*signed.documents)))
     published(index, mallory)
     app = AppName(alice.did, "hello")
     votes = [

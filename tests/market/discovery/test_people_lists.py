@@ -93,6 +93,7 @@ def test_a_vote_carries_a_plain_note_and_no_other(index: Index, alice: Publisher
         kind = AttestKind.REVIEWED
         return sign_attestation(mallory.keyring, signed.app, signed.digest, kind=kind, value=80, note=note, now=NOW)
 
+    take(index, *alice.events(*signed.documents))
     take(index, *mallory.events(*mallory.keyring.documents, word("Read all of it.")))
     assert [vote.note for vote in index.evidence().attestations] == ["Read all of it."]
     for hostile in ("\x1b[2J", "\u202eevil", "x" * 281):
@@ -108,3 +109,16 @@ def test_who_signed_a_release_is_known_by_key_and_history_entry(index: Index, al
     assert (found.publisher, found.keys) == (alice.did, 0)
     assert found.key in alice.keyring.current.entry.keys.release
     assert index.signed_by(Digest("00" * 32)) is None
+
+
+def test_a_vote_about_a_release_that_nobody_published_is_counted_and_not_heard(
+    index: Index, alice: Publisher, mallory: Publisher
+) -> None:
+    signed = alice.release()
+    word = sign_attestation(
+        mallory.keyring, signed.app, Digest("00" * 32), kind=AttestKind.MALWARE, value=-100, now=NOW
+    )
+    take(index, *alice.events(*signed.documents), *mallory.events(*mallory.keyring.documents, word))
+    found = index.evidence()
+    assert found.attestations == ()
+    assert found.ignored == {"votes about releases that are not known here": 1}

@@ -9,6 +9,7 @@ import pytest
 
 from market.model import AppName, Attestation, AttestKind
 from market.trust import Anchors, FactorKey, Verdict, judge
+from market.trust.votes import MAX_VOTES
 from tests.market.trust.people import APP, DAY, NOW, OLDER, PUBLISHER, did, evidence, listing, nostr, nostr_hex, vote
 
 ADA, BEN = did("ada"), did("ben")
@@ -123,3 +124,18 @@ def test_a_follow_of_somebody_without_a_sound_name_is_ignored_and_counted() -> N
 
 def test_who_praises_an_app_lends_standing_to_its_publisher() -> None:
     assert points(verdict(vote(ADA, app=APP)), FactorKey.PUBLISHER) > points(verdict(), FactorKey.PUBLISHER)
+
+
+def test_who_votes_without_an_end_is_heard_on_the_latest_and_the_rest_is_counted() -> None:
+    others = [vote(ADA, app=AppName(PUBLISHER, f"app{n}"), made=NOW - 10_000 + n) for n in range(MAX_VOTES + 5)]
+    late, early = vote(ADA, made=NOW), vote(ADA, made=NOW - 20_000)
+    heard, unheard = verdict(*others, late), verdict(*others, early)
+    assert points(heard, FactorKey.REVIEWS) > 15
+    assert points(unheard, FactorKey.REVIEWS) == 15
+    assert heard.ignored["votes beyond the most that one person may cast"] == 6
+
+
+def test_a_withdrawn_vote_counts_nothing_and_brings_no_older_one_back() -> None:  # R-TR5
+    found = verdict(vote(ADA, value=-100, made=NOW - 2 * DAY), vote(ADA, value=0, made=NOW - DAY))
+    assert points(found, FactorKey.REVIEWS) == 15
+    assert found.ignored["votes withdrawn"] == 1
