@@ -13,6 +13,7 @@ from apps.problems import EnvironmentLacks
 from orchestrator.bundle import Bundle
 from orchestrator.derived import DerivedFolder
 from orchestrator.engine import Orchestrator
+from orchestrator.fixes import fix, safe_fix
 from orchestrator.health import ContainerStatus
 from orchestrator.host import ThisHost
 from orchestrator.machine import Machine, Settings, default_unit_dir
@@ -42,11 +43,13 @@ __all__ = [
     "Settings",
     "default_service_dir",
     "default_unit_dir",
+    "fix",
     "linger",
     "open_orchestrator",
     "preflight",
     "render_units",
     "require_supported",
+    "safe_fix",
     "unsupported",
 ]
 

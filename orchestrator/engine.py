@@ -253,6 +253,17 @@ class Orchestrator:
         """What is wrong with Podman's own state and could not be mended, and what was mended (R-FM6)."""
         return self._healing.findings()
 
+    async def checkup(self) -> tuple[Finding, ...]:
+        """`findings`, and every unit and container of this node that belongs to no app (R-ST7)."""
+        try:
+            orphans = await self.unclaimed()
+        except Problem as problem:
+            return (*self.findings(), Finding("orphans", False, f"not known: {problem.what}", "podman info"))
+        if not orphans:
+            return (*self.findings(), Finding("orphans", True, "no unit or container without an app"))
+        remedy = "look at each, then: systemctl --user stop UNIT; podman rm NAME; rm the unit's file"
+        return (*self.findings(), Finding("orphans", False, ", ".join(orphans), remedy))
+
     async def _heal(self, seen: Observed, *, deep: bool) -> None:
         answered = seen.containers is not None
         alive = any(container.state == "running" for container in seen.containers or ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import getpass
 import os
 import shutil
@@ -19,12 +20,21 @@ from orchestrator.systemd import generator_path
 LIBEXEC: Final = ("/usr/lib/podman", "/usr/libexec/podman", "/usr/local/lib/podman", "/usr/local/libexec/podman")
 """Where Podman looks for its network programs (containers.conf(5), helper_binaries_dir)."""
 
+MIN_FREE: Final = 2 * 1024**3
+"""Bytes: an image and its import, twice over, for an app of ordinary size."""
+
+_TIMEX: Final = 256
+"""Bytes: struct timex has 208 on 64 bits (adjtimex(2))."""
+_TIME_ERROR: Final = 5
+"""adjtimex(2): the clock is not synchronised."""
+
 
 async def preflight() -> tuple[Finding, ...]:
     """Every finding, good and bad. Never raises for what is missing."""
     asked: tuple[Callable[[], Awaitable[Finding]], ...] = (_podman, _generator, _systemd)
     found = [await ask() for ask in asked]
-    return (*found, linger(_user()), _delegation(), _runtime_dir(), _not_root(), *_subids(), *_programs())
+    own = (linger(_user()), _delegation(), _runtime_dir(), _not_root())
+    return (*found, *own, *_subids(), *_programs(), _disk(), _clock())
 
 
 async def _podman() -> Finding:
@@ -111,6 +121,28 @@ def _programs() -> list[Finding]:
             Finding(program, bool(path), path or "not installed", "" if path else f"apt-get install {package}")
         )
     return found
+
+
+def _disk() -> Finding:
+    home = Path.home()
+    try:
+        usage = shutil.disk_usage(home)
+    except OSError as error:
+        return Finding("disk", False, f"{home}: {error.strerror}", "mount the disk that holds your home folder")
+    detail = f"{usage.free / 1024**3:.1f} GiB free of {usage.total / 1024**3:.0f}"
+    good = usage.free >= MIN_FREE
+    return Finding("disk", good, detail, "" if good else f"free space below {home}: podman image prune, journalctl")
+
+
+def _clock() -> Finding:
+    """Freshness of what publishers sign is judged by this clock; the kernel knows whether it is disciplined."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    state = libc.adjtimex(ctypes.create_string_buffer(_TIMEX))  # modes=0: only asks
+    if state < 0:
+        return Finding("clock", True, f"not known to be synchronised: {os.strerror(ctypes.get_errno())}")
+    good = state != _TIME_ERROR
+    detail = "synchronised" if good else "not synchronised"
+    return Finding("clock", good, detail, "" if good else "timedatectl set-ntp true")
 
 
 def _user() -> str:

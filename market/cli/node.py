@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,7 +15,7 @@ from market.cli.progress import ProgressPrinter
 from market.cli.service import service
 from market.cli.session import Session
 from market.cli.text import safe, table
-from market.errors import NotRunning, Unreachable, UsageProblem
+from market.errors import EnvironmentLacks, NotRunning, Unreachable, UsageProblem
 
 
 def register(root: click.Group) -> None:
@@ -47,8 +49,16 @@ def ps(context: click.Context) -> None:
 
 
 def _ps_text(result: Mapping[str, Any]) -> str:
-    rows = [(a["id"], a["version"], a["state"], " ".join(a["urls"]), a["detail"]) for a in result["apps"]]
-    return table(("APP", "VERSION", "STATE", "OPEN", ""), rows) if rows else "Nothing is installed."
+    rows = [
+        (a["id"], a["version"], a["state"], _up(a["containers"]), " ".join(a["urls"]), a["detail"])
+        for a in result["apps"]
+    ]
+    return table(("APP", "VERSION", "STATE", "UP", "OPEN", ""), rows) if rows else "Nothing is installed."
+
+
+def _up(containers: Sequence[Mapping[str, Any]]) -> str:
+    """How many run, of how many."""
+    return f"{sum(container['state'] == 'running' for container in containers)}/{len(containers)}"
 
 
 def _status_text(result: Mapping[str, Any]) -> str:
@@ -99,11 +109,33 @@ def uninstall(session: Session, app: str, purge: str | None) -> None:
 @click.command()
 @click.argument("app")
 @click.option("--lines", "-n", default=100, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--follow", "-f", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @json_option
 @click.pass_obj
-def logs(session: Session, app: str, lines: int) -> None:
+def logs(session: Session, app: str, lines: int, follow: bool) -> None:
     """The end of an app's journal."""
-    session.show(session.call("logs", app=app, lines=lines), lambda r: "\n".join(safe(line) for line in r["lines"]))
+    if not follow:
+        session.show(session.call("logs", app=app, lines=lines), lambda r: "\n".join(safe(line) for line in r["lines"]))
+        return
+    name = session.call("logs", app=app, lines=1)["app"]
+    rows = [row for row in session.call("ps")["apps"] if f"{row['publisher']}/{row['id']}" == name]
+    containers = [unit.removesuffix(".service") for row in rows for unit in row["units"]]
+    _follow(containers, lines, as_json=session.as_json)
+
+
+def _follow(containers: Sequence[str], lines: int, *, as_json: bool) -> None:
+    """The journal as it comes, a line each; with `as_json` a JSON string each (journalctl(1), conmon(8))."""
+    names = [f"CONTAINER_NAME={name}" for name in containers]
+    argv = ["journalctl", "--user", "--follow", "--quiet", "--no-hostname", "--output=short-iso", f"--lines={lines}"]
+    try:
+        with subprocess.Popen([*argv, *names], stdout=subprocess.PIPE, text=True, errors="replace") as journal:
+            try:
+                for line in journal.stdout or ():
+                    click.echo(json.dumps(line.rstrip("\n")) if as_json else safe(line.rstrip("\n")))
+            finally:
+                journal.terminate()
+    except FileNotFoundError as error:
+        raise EnvironmentLacks("journalctl is not installed", remedy="apt-get install systemd") from error
 
 
 @click.command(epilog="Examples: archy config listen=0.0.0.0:8470, archy config hello greeting=Hi")
@@ -166,22 +198,27 @@ def secrets_show(session: Session, app: str, name: str | None) -> None:
 
 
 @click.command()
+@click.option("--fix", is_flag=True, help="First mend what can be mended without taking anything away.")
 @json_option
 @click.pass_context
-def doctor(context: click.Context) -> None:
+def doctor(context: click.Context, fix: bool) -> None:
     """Check that this machine can do what the node needs; every finding comes with its remedy. Exit code 4 if not."""
     session: Session = context.obj
-    result = session.call("doctor")
+    result = session.call("doctor", fix=fix)
     session.show(result, _doctor_text)
     context.exit(0 if result["ok"] else 4)
 
 
 def _doctor_text(result: Mapping[str, Any]) -> str:
-    lines = []
-    for finding in result["findings"]:
-        lines.append(f"{'ok  ' if finding['ok'] else 'LACK'} {safe(finding['name'])}: {safe(finding['detail'])}")
+    lines = [f"fixed {safe(line)}" for line in result["fixed"]]
+    width = max(len(finding["name"]) for finding in result["findings"])
+    bad = [finding for finding in result["findings"] if not finding["ok"]]
+    for finding in [*(f for f in result["findings"] if f["ok"]), *bad]:
+        mark = "ok  " if finding["ok"] else "LACK"
+        lines.append(f"{mark} {safe(finding['name']).ljust(width)}  {safe(finding['detail'])}")
         if not finding["ok"] and finding["remedy"]:
-            lines.append(f"     -> {safe(finding['remedy'])}")
+            lines.append(f"     {' ' * width}  -> {safe(finding['remedy'])}")
+    lines.append(f"{len(bad)} to look at." if bad else "All is well.")
     return "\n".join(lines)
 
 

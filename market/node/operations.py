@@ -62,7 +62,7 @@ OPERATIONS: Final[Mapping[str, _Operation]] = {
     "blobs.unpin": _Operation(blobs.OneBlob, blobs.unpin),
     "blobs.gc": _Operation(blobs.Collect, blobs.collect),
     "blobs.peers": _Operation(blobs.OneBlob, blobs.peers),
-    "doctor": _Operation(Request, settings.doctor),
+    "doctor": _Operation(settings.Doctor, settings.doctor),
 }
 
 

@@ -52,6 +52,12 @@ class OrchestratorPort(Protocol):
     def installed(self) -> tuple[tuple[AppName, str, str], ...]:
         """(name, version, release digest) of what is installed, from durable state."""
 
+    async def reconcile(self) -> None:
+        """Look once and mend what is not as wanted, to its end."""
+
+    async def checkup(self) -> tuple[Finding, ...]:
+        """What is wrong on the machine beside the apps themselves: Podman's own state, things without an app."""
+
     async def logs(self, name: AppName, *, lines: int) -> list[str]:
         """The last lines of the app's journal."""
 

@@ -12,6 +12,7 @@ from market.node.config import changed_config, save_config
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
+from orchestrator import fix
 
 
 class Relay(Request):
@@ -63,9 +64,20 @@ async def change_config(node: Node, request: ChangeConfig, report: Report) -> Ma
     return {"schema": "archy/config/1", "settings": node.config.model_dump(mode="json")}
 
 
-async def doctor(node: Node, request: Request, report: Report) -> Mapping[str, Any]:
+class Doctor(Request):
+    """`fix`: first mend what can be mended without taking anything away."""
+
+    fix: bool = False
+
+
+async def doctor(node: Node, request: Doctor, report: Report) -> Mapping[str, Any]:
     """Whether this machine can do what the node needs, each finding with its remedy."""
-    findings = [{"name": f.name, "ok": f.ok, "detail": f.detail, "remedy": f.remedy} for f in await node.preflight()]
+    fixed: tuple[str, ...] = ()
+    if request.fix:
+        fixed = await fix(await node.preflight())
+        await node.orchestrator.reconcile()
+    seen = (*await node.preflight(), *await node.orchestrator.checkup())
+    findings = [f.to_json() for f in seen]
     known = node.index.relays()
     findings.append(
         {
@@ -84,4 +96,9 @@ async def doctor(node: Node, request: Request, report: Report) -> Mapping[str, A
             "remedy": "" if trusted else "archy trust anchor add NPUB_OR_DID",
         }
     )
-    return {"schema": "archy/doctor/1", "ok": all(f["ok"] for f in findings), "findings": findings}
+    return {
+        "schema": "archy/doctor/1",
+        "ok": all(f["ok"] for f in findings),
+        "findings": findings,
+        "fixed": list(fixed),
+    }

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from apps.problems import Problem
+from orchestrator import Finding, safe_fix
 from orchestrator.podman_care import KEPT_DATABASES, Ailment, RootlessCare, Signs, diagnose
 from tests.orchestrator.bundles import app_name, container, make_bundle
 from tests.orchestrator.nodes import Node, run
@@ -162,3 +163,27 @@ def test_a_program_that_ended_is_told_from_one_that_never_was(tmp_path: Path) ->
     assert trio.run(lambda: care.look(answered=True, deep=False)) == Signs()
     (networks / "aardvark-dns" / "aardvark.pid").write_text("99999999\n")
     assert trio.run(lambda: care.look(answered=True, deep=False)) == Signs(names_dead=True)
+
+
+def test_a_checkup_tells_what_belongs_to_no_app_and_removes_nothing(node: Node, tmp_path: Path) -> None:  # R-ST7
+    async def work() -> None:
+        await node.orchestrator.install(make_bundle(tmp_path))
+        assert [(f.name, f.ok) for f in await node.orchestrator.checkup()] == [("orphans", True)]
+        (box,) = node.world.containers.values()
+        node.world.containers["archy-left-web"] = type(box)(
+            box.image, box.image_id, box.labels | {"archy.app": "left-0123456789"}, ()
+        )
+        await node.orchestrator.reconcile()
+        (finding,) = await node.orchestrator.checkup()
+        assert not finding.ok
+        assert "container archy-left-web" in finding.detail
+        assert "archy-left-web" in node.world.containers
+
+    run(work)
+
+
+def test_only_what_takes_nothing_away_is_fixed_by_itself() -> None:
+    assert safe_fix(Finding("linger", False, "", ""))[:2] == ("loginctl", "enable-linger")
+    assert safe_fix(Finding("linger", True, "", "")) == ()
+    for name in ("podman", "orphans", "podman state", "/etc/subuid", "disk", "cgroup v2"):
+        assert safe_fix(Finding(name, False, "", "rm -rf /")) == ()
