@@ -309,6 +309,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only the scenes of 1,000 nodes")
     given = parser.parse_args()
     results = []
+    out = Path(__file__).parent / "out"
+    out.mkdir(exist_ok=True)
     print(f"{'scene':<32}{'median s':>10}{'last s':>10}{'bound s':>10}{'origin':>10}{'wasted':>10}{'unfinished':>12}")
     for scene in SCENES:
         if given.quick and scene.nodes > 1000:
@@ -321,10 +323,9 @@ def main() -> None:
             f"{result.wasted_most // PIECE:>6} MiB{result.unfinished:>12}   ({result.took:.0f} s to compute)",
             flush=True,
         )
-    out = Path(__file__).parent / "out"
-    out.mkdir(exist_ok=True)
-    (out / "swarm_sim.json").write_text(json.dumps({"figures": figures(results)}, indent=2) + "\n")
-    plot(results, out / "swarm_sim.png")
+        # After each scene: the large ones take minutes, and what is known should not be lost with them.
+        (out / "swarm_sim.json").write_text(json.dumps({"figures": figures(results)}, indent=2) + "\n")
+        plot(results, out / "swarm_sim.png")
 
 
 if __name__ == "__main__":
