@@ -12,13 +12,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Final
 
 from apps.images import platform_for
 from apps.manifest import Manifest
 from apps.manifest_parts import Container, Health, Setting, Volume
 from apps.manifest_values import parse_size
 from orchestrator.names import Names, folder_of, slice_name
-from orchestrator.quadlet.keys import Version, line
+from orchestrator.quadlet.keys import INSTEAD, Version, line
 from orchestrator.quadlet.text import Section, UnitFile, literal, word, words
 
 BOOT_DROP_IN = "10-boot.conf"
@@ -146,8 +147,29 @@ def setting_text(setting: Setting, value: str) -> str:
     return value if size is None else str(size)
 
 
+_SUPERVISION: Final = frozenset(
+    ("Restart", "RestartSec", "TimeoutStartSec", "TimeoutStopSec", "SuccessExitStatus", "Description")
+)
+"""How systemd watches a service; the process inside is the same, so that a change of it waits for the next start."""
+
+
 def _spec(unit: UnitFile) -> str:
-    return hashlib.sha256(unit.text().encode()).hexdigest()[:32]
+    """What the unit means and not how it is written: order, comments, supervision and the way in which this Podman has
+    to be told make no difference, so that a newer node or Podman restarts nothing that stays the same (R-ST19)."""
+    facts = [
+        _meaning(section.name, key, value)
+        for section in unit.sections
+        for key, value in section.lines
+        if section.name != "Unit" and key not in _SUPERVISION
+    ]
+    return hashlib.sha256(json.dumps(sorted(facts)).encode()).hexdigest()[:32]
+
+
+def _meaning(section: str, key: str, value: str) -> tuple[str, str, str]:
+    for known, option in INSTEAD.items():
+        if key == "PodmanArgs" and value.startswith(f"{option}="):
+            return section, known, value.removeprefix(f"{option}=")
+    return section, key, value
 
 
 def _labelled(unit: UnitFile, section: str, label: str) -> UnitFile:

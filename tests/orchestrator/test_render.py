@@ -104,6 +104,26 @@ def test_units_are_as_in_the_golden_files(name: str, manifest: Manifest, podman:
     assert text == path.read_text(), "ARCHY_GOLDEN=write writes them again"
 
 
+def test_a_newer_podman_that_is_told_otherwise_restarts_nothing() -> None:  # R-ST19
+    old, new = rendered(stack(), (5, 0, 0)), rendered(stack(), (5, 4, 2))
+    assert dict(old.files) != dict(new.files)
+    assert [c.spec for c in old.containers] == [c.spec for c in new.containers]
+    assert old.network_spec == new.network_spec
+
+
+def test_a_change_of_what_runs_restarts_and_one_of_how_it_is_watched_does_not() -> None:  # R-ST19
+    def spec(**more: object) -> str:
+        body = stack().canonical()
+        body["containers"]["db"] |= more
+        return {c.label: c.spec for c in rendered(parse_manifest_json(body, where="m")).containers}["db"]
+
+    same = spec()
+    assert spec(user="998") != same
+    assert spec(environment={"A": "b"}) != same
+    assert spec(resources={"memory": 1 << 28}) != same
+    assert spec(needs=[]) == same
+
+
 def test_rendering_twice_gives_the_same_bytes_whatever_the_order_of_the_manifest() -> None:  # invariant 12
     body = stack().canonical()
     turned = {key: dict(reversed(value.items())) if isinstance(value, dict) else value for key, value in body.items()}
