@@ -112,8 +112,10 @@ def platform_for(container: Container, arch: str) -> Platform:
 
 
 def image_containers(manifest: Manifest) -> Mapping[str, Container]:
-    """The containers that run an image of the bundle, by name."""
-    return {name: container for name, container in manifest.containers.items() if container.image is not None}
+    """The containers, companions included, that run an image of the bundle, by name."""
+    companions = {name: companion.as_container() for name, companion in manifest.companions.items()}
+    boxes = companions | dict(manifest.containers)
+    return {name: container for name, container in boxes.items() if container.image is not None}
 
 
 def _refused(what: str, where: str) -> Refused:

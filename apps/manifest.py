@@ -79,9 +79,10 @@ class Manifest(Part):
     def unpacked(self) -> tuple[ManifestError, ...]:
         """What packing still has to add: digests of images, and BlobRefs of the files that the app names."""
         missing = [
-            ManifestError(f"containers.{name}.image.platforms", "the image is not packed", "pack the app")
-            for name, container in self.containers.items()
-            if container.image is not None and not container.image.platforms
+            ManifestError(f"{key}.{name}.image.platforms", "the image is not packed", "pack the app")
+            for key, boxes in (("containers", self.containers), ("companions", self.companions))
+            for name, box in boxes.items()
+            if box.image is not None and not box.image.platforms
         ]
         named = [derived.template for derived in self.derived_files]
         named += [hook.copy_from_host.src for hook in self.hooks.post_install if hook.copy_from_host is not None]

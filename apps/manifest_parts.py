@@ -78,6 +78,10 @@ def _plain(value: object) -> object:
     return value.canonical() if isinstance(value, Part) else value
 
 
+COMPANION_GRACE = 10
+"""Seconds; a companion keeps nothing that it would have to write down at its end."""
+
+
 class Part(BaseModel):
     """One mapping: unknown keys are refused, nothing changes after parsing."""
 
@@ -249,6 +253,18 @@ class Companion(Part):
     ports: Many[PortSpec] = ()
     environment: Frozen[EnvName, Argument] = Field(default_factory=lambda: MappingProxyType({}))
     resources: Resources = Resources()
+
+    def as_container(self) -> Container:
+        """The container it is: started after what it serves, with nothing of its own to lose."""
+        return Container(
+            image=self.image,
+            build=self.build,
+            needs=(self.serves,),
+            ports=self.ports,
+            environment=self.environment,
+            resources=self.resources,
+            stop_grace_secs=COMPANION_GRACE,
+        )
 
 
 class Requires(Part):

@@ -48,11 +48,14 @@ def rules(tree: Tree) -> Iterator[ManifestError]:
     yield from _counts(tree, containers)
     for name, container in containers.items():
         yield from _container(tree, containers, name, container)
-    for name, companion in _mapping(tree, "companions").items():
+    companions = _mapping(tree, "companions")
+    for name, companion in companions.items():
         yield from _one_of(companion, ("companions", name), "image", "build")
         yield from _refers(companion, "serves", ("companions", name), containers, "container")
+        if name in containers or name in ("network", "volume") or name.endswith(("-network", "-volume")):
+            yield ManifestError(dotted(("companions", name)), "a name that is taken", "choose another name")
     yield from _cycle(containers)
-    yield from _host_ports(containers)
+    yield from _host_ports({**companions, **containers}, companions)
     yield from _exclusive(containers)
     yield from _top_level(tree, containers)
 
@@ -64,7 +67,13 @@ def _counts(tree: Tree, containers: Mapping[str, Tree]) -> Iterator[ManifestErro
         value = tree.get(key)
         if isinstance(value, list | Mapping) and len(value) > most:
             yield ManifestError(key, f"{len(value)} entries", f"at most {most}")
-    for key, field in (("generated_secrets", "name"), ("settings", "name"), ("interfaces", "id"), ("exports", "name")):
+    for key, field in (
+        ("generated_secrets", "name"),
+        ("settings", "name"),
+        ("interfaces", "id"),
+        ("exports", "name"),
+        ("dependencies", "id"),
+    ):
         yield from _unique(tree, key, field, ())
 
 
@@ -160,7 +169,7 @@ def _cycle(containers: Mapping[str, Tree]) -> Iterator[ManifestError]:
         )
 
 
-def _host_ports(containers: Mapping[str, Tree]) -> Iterator[ManifestError]:
+def _host_ports(containers: Mapping[str, Tree], companions: Mapping[str, Tree]) -> Iterator[ManifestError]:
     owners: dict[tuple[str, str], str] = {}
     for name, container in containers.items():
         for index, port in _listed(container, "ports"):
@@ -168,7 +177,7 @@ def _host_ports(containers: Mapping[str, Tree]) -> Iterator[ManifestError]:
             if not host.isdigit():
                 continue
             key = (host, str(port.get("protocol", "tcp")))
-            at = dotted(("containers", name, "ports", index, "host"))
+            at = dotted(("companions" if name in companions else "containers", name, "ports", index, "host"))
             if key in owners:  # R-ST9
                 yield ManifestError(at, f"host port {host} is already {owners[key]}", "one host port has one owner")
             owners.setdefault(key, at)
@@ -189,18 +198,17 @@ def _exclusive(containers: Mapping[str, Tree]) -> Iterator[ManifestError]:
 
 
 def _top_level(tree: Tree, containers: Mapping[str, Tree]) -> Iterator[ManifestError]:
-    ports = [port for container in containers.values() for port in _names(container, "ports")]
-    for index, interface in _listed(tree, "interfaces"):
-        yield from _refers(interface, "port", ("interfaces", index), ports, "port")
-        if (count := ports.count(str(interface.get("port")))) > 1:
-            path = dotted(("interfaces", index, "port"))
-            yield ManifestError(
-                path, f"{count} containers have a port of this name", "give their ports different names"
-            )
+    boxes = (*containers.values(), *_mapping(tree, "companions").values())
+    ports = [port for container in boxes for port in _names(container, "ports")]
+    for key in ("interfaces", "exports"):
+        for index, door in _listed(tree, key):
+            yield from _refers(door, "port", (key, index), ports, "port")
+            if (count := ports.count(str(door.get("port")))) > 1:
+                path, what = dotted((key, index, "port")), f"{count} containers have a port of this name"
+                yield ManifestError(path, what, "give their ports different names")
     secrets, settings = _names(tree, "generated_secrets"), _names(tree, "settings")
     for index, export in _listed(tree, "exports"):
         at = ("exports", index)
-        yield from _refers(export, "port", at, ports, "port")
         yield from _refers(export, "secret", at, secrets, "generated secret")
         yield from _refers(export, "setting", at, settings, "setting")
     for index, setting in _listed(tree, "settings"):
@@ -213,6 +221,8 @@ def _top_level(tree: Tree, containers: Mapping[str, Tree]) -> Iterator[ManifestE
     hooks = tree.get("hooks")
     for index, hook in _listed(hooks if isinstance(hooks, Mapping) else {}, "post_install"):
         yield from _one_of(hook, ("hooks", "post_install", index), "copy_from_host", "exec")
+        if isinstance(hook.get("copy_from_host"), Mapping):
+            yield from _copied(hook["copy_from_host"], ("hooks", "post_install", index, "copy_from_host"), containers)
         if isinstance(hook.get("exec"), Mapping):
             at_exec = ("hooks", "post_install", index, "exec")
             yield from _refers(hook["exec"], "in", at_exec, containers, "container")
@@ -221,6 +231,21 @@ def _top_level(tree: Tree, containers: Mapping[str, Tree]) -> Iterator[ManifestE
         dump = backup.get("dump") if isinstance(backup, Mapping) else None
         if isinstance(dump, Mapping):
             yield from _refers(dump, "in", ("volumes", name, "backup", "dump"), containers, "container")
+
+
+def _copied(copy: Tree, at: tuple[str | int, ...], containers: Mapping[str, Tree]) -> Iterator[ManifestError]:
+    """Into a volume, through a canonical path (R-MF4): elsewhere it would be gone at the next start."""
+    label, colon, path = str(copy.get("dest")).partition(":")
+    here = dotted((*at, "dest"))
+    if not colon or label not in containers:
+        yield ManifestError(here, f"no container {label[:60]!a}", "write CONTAINER:/path/in/a/volume")
+        return
+    mounts = [
+        mount for _, mount in _listed(containers[label], "mounts") if mount.get("read_only") in (None, "false", False)
+    ]
+    plain = re.fullmatch(r"(/[A-Za-z0-9_.@+-]{1,128}){1,16}", path) and not {".", ".."} & set(path.split("/"))
+    if not plain or not any(path.startswith(f"{mount.get('path')}/") for mount in mounts):
+        yield ManifestError(here, f"not a path in a writable volume of {label}", "mount a volume and copy into it")
 
 
 def _derived(tree: Tree, containers: Mapping[str, Tree]) -> Iterator[ManifestError]:

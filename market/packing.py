@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final
 
 from blake3 import blake3
 
-from apps.images import MAX_MANIFEST_BYTES, ImageBlob, ImageIndex
+from apps.images import MAX_MANIFEST_BYTES, ImageBlob, ImageIndex, image_containers
 from apps.manifest import Manifest, parse_manifest_json, parse_manifest_yaml
 from apps.manifest_parts import Container
 from market.errors import EnvironmentLacks, Refused, UsageProblem
@@ -90,8 +90,10 @@ def pack_app(folder: Path, images: Mapping[str, Path | Sequence[Path]], out: Pat
         (out / "blobs").mkdir(parents=True, exist_ok=True)
         writer = _Writer(out / "blobs")
         body = source.canonical()
+        boxes = image_containers(source)
         for name, paths in layouts.items():
-            body["containers"][name]["image"]["platforms"] = _pack_image(name, source.containers[name], paths, writer)
+            kind = "containers" if name in source.containers else "companions"
+            body[kind][name]["image"]["platforms"] = _pack_image(name, boxes[name], paths, writer)
         if files := _pack_files(folder, source, writer):
             body["files"] = files
         packed = parse_manifest_json(body, where=str(folder / MANIFEST_NAME))
@@ -127,14 +129,7 @@ def _read_source(folder: Path) -> bytes:
 
 def _by_container(manifest: Manifest, images: Mapping[str, Path | Sequence[Path]]) -> dict[str, tuple[Path, ...]]:
     """The layouts of every container that has an image; none left over, none missing."""
-    wanted = {name for name, container in manifest.containers.items() if container.image is not None}
-    for companion, part in manifest.companions.items():
-        if part.image is not None:
-            raise Refused(
-                "a companion's image can not be packed",
-                where=f"companions.{companion}.image",
-                remedy="give it `build`, or make it a container of the app",
-            )
+    wanted = set(image_containers(manifest))
     if extra := sorted(set(images) - wanted):
         raise UsageProblem(f"no container with an image is called {', '.join(extra)}", where=MANIFEST_NAME)
     if missing := sorted(wanted - set(images)):

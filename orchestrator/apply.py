@@ -23,12 +23,15 @@ from orchestrator.images import check_layout, image_name, stage, verify_layers, 
 from orchestrator.machine import Machine
 from orchestrator.names import Names, service_of
 from orchestrator.plan import (
+    Connect,
+    CreateLink,
     DaemonReload,
     ImportImage,
     Reload,
     RemoveContainers,
     RemoveDerived,
     RemoveImages,
+    RemoveLink,
     RemoveNetwork,
     RemoveSecrets,
     RemoveVolume,
@@ -72,6 +75,15 @@ async def take(machine: Machine, step: Step, source: Source | None, names: Names
         case Reload(container, name):
             await machine.podman.hang_up(name)
             machine.derived.settle(names.app, container)
+        case CreateLink(network):
+            await machine.podman.create_link(network, names.prefix)
+        case Connect(network_name, container, aliases):
+            await machine.podman.connect(network_name, container, aliases)
+        case RemoveLink(network_name, containers, kept):
+            for container in containers:
+                await machine.podman.disconnect(network_name, container)
+            if not kept:
+                await machine.podman.remove_network(network_name)
         case StopUnits(services, seconds):
             await machine.systemd.stop(services, seconds=seconds)
         case Start(service, seconds) | Restart(service, seconds):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
@@ -29,6 +30,8 @@ from orchestrator.plan import (
 )
 from orchestrator.status import Progress
 
+log = logging.getLogger(__name__)
+
 MAX_ROUNDS = 5
 """Looks until an app must have settled; two suffice when nothing else interferes."""
 POLL = 0.25
@@ -43,23 +46,46 @@ def silent(progress: Progress) -> None:
     """A report that nobody reads."""
 
 
-async def converge(machine: Machine, want: Wanted | Absent, source: Source | None, report: Report = silent) -> Observed:
-    """Make an app as it is wanted; the last look. Raises Problem, with what was done so far left in place."""
+async def converge(
+    machine: Machine,
+    want: Wanted | Absent,
+    source: Source | None,
+    report: Report = silent,
+    before_start: Callable[[], Awaitable[None]] | None = None,
+) -> Observed:
+    """Make an app as it is wanted; the last look. Raises Problem, with what was done so far left in place.
+
+    `before_start` may raise a Problem when the app's services are not to be started yet.
+    """
     names = want.app.names if isinstance(want, Wanted) else want.names
     services = want.app.services if isinstance(want, Wanted) else want.services
     started: set[str] = set()
+    given_up: set[str] = set()
+    aside = {box.service for box in want.app.containers if box.companion} if isinstance(want, Wanted) else set()
     for _ in range(MAX_ROUNDS):
         seen = await machine.look(services, whole=True, strict=True)
-        steps = plan(want, seen)
+        steps = tuple(s for s in plan(want, seen) if not (isinstance(s, Start | Restart) and s.service in given_up))
         if not steps:
             return seen
         for step in steps:
             if isinstance(step, Start):
+                if before_start is not None and not started:
+                    await before_start()
+                if step.service in started and step.service in aside:
+                    given_up.add(step.service)
+                    continue
                 if step.service in started:
                     raise _ends_at_once(step.service, names)
                 started.add(step.service)
             _tell(names.app, step, report)
-            await take(machine, step, source, names)
+            try:
+                await take(machine, step, source, names)
+            except Unhealthy as problem:
+                if not isinstance(step, Start | Restart) or step.service not in aside:
+                    raise
+                # The next tick tries again; neither the app nor others wait for it (R-ST4)
+                given_up.add(step.service)
+                log.warning("a companion does not start", extra={"app": names.slug, "problem": str(problem)})
     raise Problem(f"{names.app.id} does not settle", where=names.slug, remedy="archy logs, archy doctor")
 
 
@@ -111,7 +137,8 @@ async def wait_healthy(machine: Machine, loaded: Loaded, seconds: float) -> None
                 before = before or {status.name: status.restarts for status in last}
                 if ready(last):
                     return
-                if any(s.state == "failed" or s.restarts - before[s.name] >= CRASHES for s in last):
+                needed = [status for status in last if not status.companion]
+                if any(s.state == "failed" or s.restarts - before[s.name] >= CRASHES for s in needed):
                     break
             await trio.sleep(POLL)
     bad = [status for status in last if not ready((status,))]

@@ -21,10 +21,11 @@ from orchestrator import guard
 from orchestrator.apply import take
 from orchestrator.bundle import Bundle
 from orchestrator.converge import Report, converge, silent, statuses, wait_healthy
-from orchestrator.faults import Busy
+from orchestrator.faults import Busy, Waiting
 from orchestrator.generations import Generations, Loaded
 from orchestrator.healing import Healing
-from orchestrator.health import ContainerStatus, app_state, checks, window
+from orchestrator.health import ContainerStatus, app_state, checks, ready, window
+from orchestrator.links import StillNeeded
 from orchestrator.machine import Machine, Settings
 from orchestrator.operations import Operations
 from orchestrator.plan import Observed, StopUnits, plan, stop_seconds, unclaimed
@@ -83,8 +84,13 @@ class Orchestrator:
             report(Progress(name, "verify"))
             loaded = await self._operations.verify(bundle)
             seen = await self._machine.look(loaded.app.services, whole=True, strict=True)
+            await self._wait_for(name, loaded.providers)
             operation = self._operations.begin(bundle, seen)
-            await self._operations.carry_out(operation, report)
+            try:
+                await self._operations.carry_out(operation, report, lambda: self._bring_in(loaded.providers))
+            except BaseException:
+                self.wake()  # those that had joined a network with it leave it again
+                raise
             self._failures.pop(name.slug, None)
         report(Progress(name, "done"))
         return await self._status_of(name)
@@ -97,6 +103,7 @@ class Orchestrator:
             if record.desired == "stopped":
                 own = tuple(guard.claims(name, loaded.manifest))
                 guard.check_ports(own, self._generations.claims_of_others(name), self._machine.host.port_problem)
+            await self._wait_for(name, loaded.providers)
             self._state.want(name, "running")
             self._failures.pop(name.slug, None)
             await self._make_so(record, loaded, running=True)
@@ -147,12 +154,19 @@ class Orchestrator:
         self._generations.record(name)
         return self._machine.secrets.read(name)
 
-    async def uninstall(self, name: AppName, *, purge: bool) -> None:
+    async def uninstall(self, name: AppName, *, purge: bool, needed: bool = False) -> None:
         """Remove an app's units, containers, network, images and Podman's secrets (R-ST10).
 
-        Volumes and the secrets' values are its data; they go only with `purge`.
+        Volumes and the secrets' values are its data; they go only with `purge`. Raises StillNeeded for an app that
+        others can not do without, unless `needed` says that it may go all the same.
         """
         async with self._operation(name, "removing", settle=False):
+            if (dependants := self._generations.needed_by(name)) and not needed:
+                raise StillNeeded(
+                    f"{', '.join(app.id for app in dependants)} can not do without {name.id}",
+                    where=name.id,
+                    remedy=f"uninstall {dependants[0].id} first, or: archy uninstall {name.id} --even-if-needed",
+                )
             left = self._open(name)
             if left is not None and left.kind != "uninstall":
                 await self._operations.settle(left)
@@ -160,7 +174,9 @@ class Orchestrator:
             if left is None:
                 self._generations.record(name)
                 left = self._state.begin_uninstall(name, purge=purge)
+            links = [link for link in self._state.choices.all_links() if link.dependant == name]
             await self._operations.remove(left)
+            await self._bring_in({link.dependency: link.provider for link in links})
         self._last.pop(name.slug, None)
 
     async def status(self) -> tuple[AppStatus, ...]:
@@ -299,6 +315,8 @@ class Orchestrator:
                 if record is not None and record.generation is not None:
                     loaded = await self._generations.load(record)
                     await self._make_so(record, loaded, running=record.desired == "running")
+            except Waiting as problem:
+                log.info("an app waits", extra={"app": name.slug, "problem": str(problem)})
             except Problem as problem:
                 count = self._failures.get(name.slug, (0, 0.0))[0] + 1
                 wait = BACKOFF[min(count, len(BACKOFF) - 1)]
@@ -307,7 +325,40 @@ class Orchestrator:
 
     async def _make_so(self, record: AppRecord, loaded: Loaded, *, running: bool) -> None:
         want = await self._generations.wanted(record.name, loaded, running=running)
-        await converge(self._machine, want, loaded.source)
+
+        async def before_start() -> None:
+            await self._check_providers(record.name, loaded.providers)
+
+        await converge(self._machine, want, loaded.source, before_start=before_start)
+
+    async def _wait_for(self, name: AppName, providers: Mapping[str, AppName]) -> None:
+        """Wait until the apps that serve a dependency are well, each within its own window. Raises Unhealthy."""
+        for provider in dict.fromkeys(providers.values()):
+            loaded = await self._generations.load(self._generations.record(provider))
+            if self._generations.record(provider).desired == "running":
+                await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
+
+    async def _check_providers(self, name: AppName, providers: Mapping[str, AppName]) -> None:
+        """Raises Waiting while an app that serves a dependency does not run, or is not well (R-ST14)."""
+        for provider in dict.fromkeys(providers.values()):
+            record = self._state.app(provider)
+            if record is None or record.generation is None:
+                raise Waiting(f"{name.id} waits for {provider.id}, which is not installed", where=name.id)
+            loaded = await self._generations.load(record)
+            seen = await self._machine.look(loaded.app.services, whole=False, strict=True)
+            answers = await self._machine.prober.ask(checks(loaded.manifest, loaded.app.names))
+            if not ready(statuses(loaded, seen, answers)):
+                raise Waiting(f"{name.id} waits for {provider.id}", where=name.id)
+
+    async def _bring_in(self, providers: Mapping[str, AppName]) -> None:
+        """Let the apps that serve a dependency join the network that they share with an app, or leave it."""
+        for provider in dict.fromkeys(providers.values()):
+            async with self._lock(provider):
+                record = self._state.app(provider)
+                if record is None or record.generation is None:
+                    continue
+                loaded = await self._generations.load(record)
+                await self._make_so(record, loaded, running=record.desired == "running")
 
     @asynccontextmanager
     async def _operation(self, name: AppName, what: str, *, settle: bool = True) -> AsyncIterator[None]:

@@ -70,3 +70,9 @@ class Busy(Problem):
     """Another operation on this app is under way (R-ST20)."""
 
     kind = "busy"
+
+
+class Waiting(Problem):
+    """What an app needs is not there yet; it is tried again at the next tick."""
+
+    kind = "waiting"

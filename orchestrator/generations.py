@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
 
 from apps.manifest import Manifest, parse_manifest_json
 from apps.names import AppName
@@ -16,11 +18,12 @@ from orchestrator import guard
 from orchestrator.apply import Source
 from orchestrator.bundle import Bundle
 from orchestrator.derived import DerivedFile, derive, facts
+from orchestrator.links import Installed, Linked, exported, linked, needed_by, refuse_breaking, refuse_cycle, resolve
 from orchestrator.machine import Machine
 from orchestrator.names import Names
 from orchestrator.plan import Absent, Wanted, stop_seconds
 from orchestrator.quadlet.keys import Version
-from orchestrator.quadlet.render import RenderedApp, Target, render
+from orchestrator.quadlet.render import NO_LINKS, RenderedApp, Target, render
 from orchestrator.quadlet.text import literal
 from orchestrator.settled import Ports, choose_ports, settle
 from orchestrator.state import AppRecord, Generation, Operation, State
@@ -36,6 +39,14 @@ class Loaded:
     manifest: Manifest
     app: RenderedApp
     source: Source
+    providers: Mapping[str, AppName] = field(default_factory=dict)
+    """Who serves its dependencies."""
+
+
+@lru_cache(maxsize=512)
+def _parsed(text: str, where: str) -> Manifest:
+    """Manifests are frozen, and every tick asks for every app's."""
+    return parse_manifest_json(json.loads(text), where=where)
 
 
 class Generations:
@@ -73,8 +84,7 @@ class Generations:
 
     def signed(self, generation: Generation) -> Manifest:
         """The manifest as its publisher signed it."""
-        where = f"{generation.name.id} {generation.version}"
-        return parse_manifest_json(json.loads(generation.manifest), where=where)
+        return _parsed(generation.manifest, f"{generation.name.id} {generation.version}")
 
     def signed_now(self, app: AppName) -> Manifest:
         """The signed manifest of the generation that holds. Raises NotRunning."""
@@ -102,16 +112,76 @@ class Generations:
 
     async def load_generation(self, generation: Generation) -> Loaded:
         manifest, names = self.manifest(generation), self.names(generation.name)
-        app = render(manifest, names, self._target(await self.podman()))
-        return Loaded(manifest, app, Source(names, manifest, generation.root, self._arch))
+        providers = self._state.choices.links(generation.name, generation.number)
+        linked = self.linked(Installed(generation.name, manifest, "running"), providers)
+        app = render(manifest, names, self._target(await self.podman()), linked)
+        source = Source(names, manifest, generation.root, self._arch)
+        return Loaded(manifest, app, source, MappingProxyType(providers))
 
     def fresh(self, bundle: Bundle, podman: Version) -> Loaded:
-        """A generation that is not in the database yet, with the ports it would get now. Raises Refused."""
+        """A generation that is not in the database yet, with the ports and providers it would get now.
+
+        Raises Refused: a dependency that nothing serves, no free port.
+        """
         app, names = bundle.name, self.names(bundle.name)
         ports = self.choose_ports(app, bundle.manifest)
         manifest = settle(bundle.manifest, self._state.choices.settings(app), ports)
-        rendered = render(manifest, names, self._target(podman))
-        return Loaded(manifest, rendered, Source(names, manifest, bundle.root, self._arch))
+        providers = self.resolve(app, manifest)
+        linked = self.linked(Installed(app, manifest, "running"), providers)
+        rendered = render(manifest, names, self._target(podman), linked)
+        return Loaded(manifest, rendered, Source(names, manifest, bundle.root, self._arch), providers)
+
+    def others(self, app: AppName) -> dict[AppName, Installed]:
+        """Every other app whose installation holds."""
+        return {
+            record.name: Installed(
+                record.name, self.manifest(self._state.generation(record.name, record.generation)), record.desired
+            )
+            for record in self._state.apps()
+            if record.name != app and record.generation is not None
+        }
+
+    def resolve(self, app: AppName, manifest: Manifest) -> dict[str, AppName]:
+        """Who is to serve an app's dependencies. Raises NeedsOthers."""
+        if not manifest.dependencies:
+            return {}
+        record, choices = self._state.app(app), self._state.choices
+        kept = choices.links(app, record.generation) if record is not None and record.generation is not None else {}
+        providers = resolve(app, manifest, tuple(self.others(app).values()), kept)
+        refuse_cycle(app, providers, choices.all_links())
+        return providers
+
+    def linked(self, own: Installed, providers: Mapping[str, AppName]) -> Linked:
+        """What links add to an app's units."""
+        links = [link for link in self._state.choices.all_links() if link.provider == own.name]
+        if not providers and not links:
+            return NO_LINKS
+        others = self.others(own.name)
+        serving = {name: others[provider] for name, provider in providers.items() if provider in others}
+        served = [
+            (link.dependency, dependant)
+            for link in links
+            if (dependant := self._installing(link.dependant, others)) is not None
+        ]
+        return linked(own, serving, served, self._machine.prefix)
+
+    def _installing(self, app: AppName, others: Mapping[AppName, Installed]) -> Installed | None:
+        """A dependant as it is, or as its open installation makes it."""
+        pending = {operation.name: operation.generation for operation in self._state.open_operations()}
+        if (number := pending.get(app)) is not None:
+            return Installed(app, self.manifest(self._state.generation(app, number)), "running")
+        return others.get(app)
+
+    def needed_by(self, app: AppName) -> tuple[AppName, ...]:
+        """Apps that can not do without this one."""
+        manifests = {name: other.manifest for name, other in self.others(app).items()}
+        return needed_by(app, self._state.choices.all_links(), manifests)
+
+    def refuse_breaking(self, app: AppName, manifest: Manifest) -> None:
+        """Raises StillNeeded when dependants need the app otherwise than it would be."""
+        manifests = {name: other.manifest for name, other in self.others(app).items()}
+        # A user may stop what others need; what is refused here are versions and settings
+        refuse_breaking(Installed(app, manifest, "running"), self._state.choices.all_links(), manifests)
 
     async def wanted(self, app: AppName, loaded: Loaded, *, running: bool, without: int | None = None) -> Wanted:
         """The app as it should be; images of its other generations are kept, except of `without`."""
@@ -132,7 +202,13 @@ class Generations:
                 where=app.id,
                 remedy="restore it from a backup of the node's home",
             )
-        return derive(loaded.source.root, manifest, facts(manifest, secrets, {}))
+        others = self.others(app) if loaded.providers else {}
+        served = {
+            dependency: exported(dependency, others[provider], self._machine.secrets.read(provider))
+            for dependency, provider in loaded.providers.items()
+            if provider in others
+        }
+        return derive(loaded.source.root, manifest, facts(manifest, secrets, served))
 
     async def absent(self, operation: Operation, *, purge: bool) -> Absent:
         """The app gone; volumes that were there before the operation are spared, except by an uninstall."""

@@ -39,6 +39,8 @@ class ContainerStatus:
     health: str
     restarts: int = 0
     detail: str = ""
+    companion: bool = False
+    """It serves the app, whose state does not depend on it."""
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -48,6 +50,7 @@ class ContainerStatus:
             "health": self.health,
             "restarts": self.restarts,
             "detail": self.detail,
+            "companion": self.companion,
         }
 
 
@@ -124,7 +127,9 @@ def judge(
         unit = services.get(service)
         state = container_state(unit)
         health, detail = _health(container, containers.get(name), state, answers.get(name))
-        found.append(ContainerStatus(label, service, state, health, unit.restarts if unit else 0, detail))
+        restarts = unit.restarts if unit else 0
+        aside = label in manifest.companions
+        found.append(ContainerStatus(label, service, state, health, restarts, detail, aside))
     return tuple(found)
 
 
@@ -141,12 +146,13 @@ def _health(container: Container, seen: ContainerSeen | None, state: str, answer
 
 
 def ready(statuses: tuple[ContainerStatus, ...]) -> bool:
-    """Everything runs, and everything that has a check passed it."""
-    return all(s.state == "running" and s.health in ("healthy", "none") for s in statuses)
+    """Everything but companions runs, and everything that has a check passed it."""
+    return all(s.state == "running" and s.health in ("healthy", "none") for s in statuses if not s.companion)
 
 
 def app_state(desired: str, statuses: tuple[ContainerStatus, ...]) -> str:
     """One word for the app. A user's stop reads `stopped` whatever else still answers (R-ST3)."""
+    statuses = tuple(status for status in statuses if not status.companion)
     states = {status.state for status in statuses}
     if desired == "stopped":
         return "stopping" if states & {"running", "stopping", "starting", "restarting"} else "stopped"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import trio
@@ -21,6 +21,7 @@ from orchestrator.bundle import Bundle
 from orchestrator.converge import Report, converge, provide, silent, wait_healthy
 from orchestrator.generations import Generations, Loaded
 from orchestrator.health import window
+from orchestrator.hooks import run_hooks
 from orchestrator.images import verify_layers
 from orchestrator.machine import Machine, Settings
 from orchestrator.plan import Observed
@@ -55,6 +56,7 @@ class Operations:
         free = self._machine.host.free_bytes(self._settings.data_dir)
         guard.check_disk(manifest, self._settings.data_dir, free)
         loaded = self._generations.fresh(bundle, podman)
+        self._generations.refuse_breaking(bundle.name, loaded.manifest)
         unknown = {secret.name: "0" * 32 for secret in manifest.generated_secrets}
         self._generations.derived(bundle.name, loaded, unknown)  # templates are tried before anything changes
         await dry_run(self._machine, loaded.app.files)
@@ -67,8 +69,9 @@ class Operations:
         wanted = tuple(guard.claims(name, settle(bundle.manifest, {}, ports)))
         guard.check_ports(wanted, self._generations.claims_of_others(name), self._generations.port_problem_of(name))
         self._state.choices.set_ports(name, ports)
+        providers = self._generations.resolve(name, bundle.manifest)
         volumes = seen.inventory.volumes if seen.inventory is not None else {}
-        return self._state.begin_install(
+        operation = self._state.begin_install(
             name,
             version=bundle.version,
             digest=bundle.digest,
@@ -77,9 +80,15 @@ class Operations:
             volumes=tuple(sorted(volume for volume, owner in volumes.items() if owner == name.slug)),
             secrets=tuple(sorted(self._machine.secrets.known(name))),
         )
+        if providers:
+            self._state.choices.set_links(name, operation.generation or 0, providers)
+        return operation
 
-    async def carry_out(self, operation: Operation, report: Report) -> None:
-        """From the journal entry to the commit. Raises RolledBack after an update that failed, else Problem."""
+    async def carry_out(self, operation: Operation, report: Report, join: Callable[[], Awaitable[None]]) -> None:
+        """From the journal entry to the commit; `join` lets others join the networks they share with the app.
+
+        Raises RolledBack after an update that failed, else Problem.
+        """
         update = operation.kind == "update"
         try:
             generation = self._state.generation(operation.name, operation.generation or 0)
@@ -89,10 +98,14 @@ class Operations:
             want = await self._generations.wanted(operation.name, loaded, running=True)
             await provide(self._machine, want, loaded.source, report)
             self._state.advance(operation, OpState.SWITCHING)
+            await join()
             await converge(self._machine, want, loaded.source, report)
             self._state.advance(operation, OpState.VERIFYING)
             report(Progress(operation.name, "health"))
             await wait_healthy(self._machine, loaded, window(loaded.manifest, update=update))
+            if not update:
+                await run_hooks(self._machine, loaded.source)
+                self._state.choices.mark_hooks(operation.name)
         except Problem as problem:
             await self.undo(operation)
             if update:
@@ -158,7 +171,9 @@ class Operations:
         manifest = self._generations.signed(self._state.generation(name, record.generation or 0))
         checked_values(manifest, values)
         merged = {**before, **values}
-        choices.set_settings(name, {key: value for key, value in merged.items() if value is not None})
+        chosen = {key: value for key, value in merged.items() if value is not None}
+        self._generations.refuse_breaking(name, settle(manifest, chosen, {}))
+        choices.set_settings(name, chosen)
         try:
             await self._prove(record)
         except Problem as problem:
@@ -190,6 +205,9 @@ class Operations:
     async def _proven(self, operation: Operation) -> bool:
         generation = self._state.generation(operation.name, operation.generation or 0)
         loaded = await self._generations.load_generation(generation)
+        fresh = operation.kind == "install" and loaded.manifest.hooks.post_install
+        if fresh and not self._state.choices.hooks_ran(operation.name):
+            return False  # how far they came is not known, and they run once: the installation begins anew (R-MF4)
         try:
             want = await self._generations.wanted(operation.name, loaded, running=True)
             await converge(self._machine, want, loaded.source, silent)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from orchestrator.derived import DerivedFile, DerivedSeen
+from orchestrator.links import LinkNetwork, link_prefix
 from orchestrator.names import Names, service_of
 from orchestrator.podman import ContainerSeen, Inventory
 from orchestrator.quadlet.render import STOP_MARGIN, RenderedApp, RenderedContainer
@@ -106,6 +107,31 @@ class Reload:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateLink:
+    """Create the network that two apps share."""
+
+    network: LinkNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Let a running container join a shared network under these names."""
+
+    network: str
+    container: str
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveLink:
+    """Take containers, whosever they are, out of a shared network; then, unless it is `kept`, remove it."""
+
+    network: str
+    containers: tuple[str, ...]
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WriteUnits:
     """Put files in place after the generator's dry run, and remove others."""
 
@@ -184,6 +210,9 @@ Step: TypeAlias = (
     | WriteDerived
     | RemoveDerived
     | Reload
+    | CreateLink
+    | Connect
+    | RemoveLink
     | WriteUnits
     | DaemonReload
     | StopUnits
@@ -235,6 +264,7 @@ def _converge(
     removed = tuple(sorted(set(owned) - set(files)))
     if want.running and seen.inventory is not None:
         yield from _provide(app, seen.inventory)
+        yield from _links(app, seen.inventory, containers)
     leaving = tuple(s for s in map(service_of, removed) if s and _up(services, s))
     if not want.running:
         leaving += tuple(reversed([c.service for c in app.containers if _up(services, c.service)]))
@@ -385,8 +415,37 @@ def _run(
         if action == "restart" or differs or _vanished(container, services, containers):
             seconds = container.start_timeout + container.grace + STOP_MARGIN + NETWORK_WAIT
             yield Restart(container.service, seconds)  # R-ST19
-        elif action == "reload":
+            continue
+        if action == "reload":
             yield Reload(container.label, container.name)
+        if running is not None:
+            yield from _join(container, running, app.names.prefix)
+
+
+def _links(
+    app: RenderedApp, inventory: Inventory, containers: tuple[ContainerSeen, ...]
+) -> Iterator[CreateLink | RemoveLink]:
+    """Shared networks that are wanted and not there, or there for nothing."""
+    wanted = {network.name: network for network in app.links}
+    for name, seen in sorted(inventory.links.items()):
+        if app.names.slug in (seen.provider, seen.dependant) and wanted.get(name) != seen:
+            yield RemoveLink(name, _in_network(name, containers))
+    for name, network in wanted.items():
+        if inventory.links.get(name) != network:
+            yield CreateLink(network)
+
+
+def _in_network(name: str, containers: tuple[ContainerSeen, ...]) -> tuple[str, ...]:
+    return tuple(sorted(box.name for box in containers if name in box.networks))
+
+
+def _join(container: RenderedContainer, running: ContainerSeen, prefix: str) -> Iterator[Connect | RemoveLink]:
+    for network, aliases in sorted(container.joined.items()):
+        if network not in running.networks:
+            yield Connect(network, container.name, aliases)
+    for network in sorted(running.networks - set(container.joined)):
+        if network.startswith(link_prefix(prefix)):
+            yield RemoveLink(network, (container.name,), kept=True)
 
 
 def _same(container: RenderedContainer, running: ContainerSeen) -> bool:
@@ -414,6 +473,9 @@ def _remove(
         yield RemoveDerived()
     if seen.inventory is not None:
         yield from _remove_inventory(want, seen.inventory)
+        for name, link in sorted(seen.inventory.links.items()):
+            if slug in (link.provider, link.dependant):
+                yield RemoveLink(name, _in_network(name, containers))
 
 
 def _remove_inventory(want: Absent, inventory: Inventory) -> Iterator[Step]:

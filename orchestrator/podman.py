@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from apps.problems import EnvironmentLacks, Problem
 from orchestrator.faults import CommandFailed
+from orchestrator.links import LinkNetwork
 from orchestrator.process import Completed, run
 from orchestrator.quadlet.keys import OLDEST, Version, parse_version
 
 QUICK: Final = 30.0
 """Seconds for a question; Podman answers in a tenth of one unless the machine is overloaded or its state is broken."""
+COPY: Final = 120.0
+"""Seconds to copy a file of an app into a container."""
+MAX_HOOK_OUTPUT: Final = 1024 * 1024
+"""Bytes that a command inside a container may write; nobody reads them."""
 IMPORT: Final = 1800.0
 """Seconds to import an image: tens of GiB on a slow disk."""
 
@@ -33,6 +38,7 @@ class ContainerSeen:
     image_id: str
     labels: Mapping[str, str]
     health: str = ""
+    networks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ class Inventory:
     networks: Mapping[str, str]
     volumes: Mapping[str, str]
     secrets: frozenset[str]
+    links: Mapping[str, LinkNetwork] = field(default_factory=dict)
+    """Networks that two apps share, by name."""
 
 
 class Podman(Protocol):
@@ -94,8 +102,28 @@ class Podman(Protocol):
         """Send SIGHUP to a container's first process. Raises CommandFailed when it does not run."""
         ...
 
+    async def copy_into(self, source: Path, container: str, path: str) -> None:
+        """Copy a file into a running container, owned by the user it runs as. Raises CommandFailed."""
+        ...
+
+    async def execute(self, container: str, argv: Sequence[str], *, seconds: float, slice_: str) -> None:
+        """Run a command in a running container, outside our own cgroup. Raises CommandFailed, CommandTimedOut."""
+        ...
+
     async def remove_containers(self, names: Sequence[str]) -> None:
         """Kill and remove; absent ones are fine."""
+        ...
+
+    async def create_link(self, network: LinkNetwork, prefix: str) -> None:
+        """Create the network of two apps; one that is there is fine."""
+        ...
+
+    async def connect(self, network: str, container: str, aliases: Sequence[str]) -> None:
+        """Let a running container join a network; one that is in it already is fine."""
+        ...
+
+    async def disconnect(self, network: str, container: str) -> None:
+        """Take a container out of a network; one that is not in it is fine."""
         ...
 
     async def remove_network(self, name: str) -> None:
@@ -140,9 +168,14 @@ class RootlessPodman:
         secrets = (await self._ask("secret", "ls", "--noheading", "--format", "{{.Name}}")).stdout.decode().split()
         return Inventory(
             tuple(seen for item in images for seen in _images(item, f"localhost/{prefix}/")),
-            {item["name"]: (item.get("labels") or {}).get("archy.spec", "") for item in networks},
+            {
+                item["name"]: labels.get("archy.spec", "")
+                for item in networks
+                if "archy.link" not in (labels := item.get("labels") or {})
+            },
             {item["Name"]: (item.get("Labels") or {}).get("archy.app", "") for item in volumes},
             frozenset(name for name in secrets if name.startswith(f"{prefix}-")),
+            {link.name: link for link in map(_link, networks) if link is not None},
         )
 
     async def import_image(self, layout: Path, name: str) -> None:
@@ -162,9 +195,45 @@ class RootlessPodman:
     async def hang_up(self, name: str) -> None:
         await self._ask("kill", "--signal=HUP", name)
 
+    async def copy_into(self, source: Path, container: str, path: str) -> None:
+        await self._ask("cp", "--overwrite", str(source), f"{container}:{path}", seconds=COPY)
+
+    async def execute(self, container: str, argv: Sequence[str], *, seconds: float, slice_: str) -> None:
+        scope = ("systemd-run", "--user", "--scope", "--quiet", "--collect", f"--slice={slice_}")
+        (await run((*scope, "podman", "exec", container, *argv), seconds=seconds, limit=MAX_HOOK_OUTPUT)).checked()
+
     async def remove_containers(self, names: Sequence[str]) -> None:
         if names:
             await self._ask("rm", "--force", "--ignore", "--volumes", "--time=10", *names)
+
+    async def create_link(self, network: LinkNetwork, prefix: str) -> None:
+        labels = {
+            "archy.prefix": prefix,
+            "archy.link": "1",
+            "archy.provider": network.provider,
+            "archy.dependant": network.dependant,
+            "archy.spec": network.spec,
+        }
+        marks = [part for key, text in labels.items() for part in ("--label", f"{key}={text}")]
+        # Neither a way out nor, where one of the two has no internet, names from outside: see quadlet.render
+        closed = ("--dns", "127.0.0.1") if network.spec == "closed" else ()
+        options = ("--opt", "isolate=true", "--opt", "no_default_route=1", *closed)
+        await self._ask("network", "create", "--ignore", *options, *marks, network.name)
+
+    async def connect(self, network: str, container: str, aliases: Sequence[str]) -> None:
+        names = [part for alias in aliases for part in ("--alias", alias)]
+        try:
+            await self._ask("network", "connect", *names, network, container)
+        except CommandFailed as error:
+            if "already connected" not in error.stderr:
+                raise
+
+    async def disconnect(self, network: str, container: str) -> None:
+        try:
+            await self._ask("network", "disconnect", "--force", network, container)
+        except CommandFailed as error:
+            if "not connected" not in error.stderr and not any(text in error.stderr for text in _ABSENT_OR_USED):
+                raise
 
     async def remove_network(self, name: str) -> None:
         await self._remove("network", "rm", name)
@@ -215,7 +284,16 @@ def _container(item: Mapping[str, Any]) -> ContainerSeen:
         f"sha256:{item.get('ImageID', '')}",
         dict(item.get("Labels") or {}),
         health,
+        frozenset(map(str, item.get("Networks") or ())),
     )
+
+
+def _link(item: Mapping[str, Any]) -> LinkNetwork | None:
+    labels = item.get("labels") or {}
+    if "archy.link" not in labels:
+        return None
+    marks = (str(labels.get(f"archy.{key}", "")) for key in ("provider", "dependant", "spec"))
+    return LinkNetwork(str(item["name"]), *marks)
 
 
 def _images(item: Mapping[str, Any], start: str) -> list[ImageSeen]:

@@ -56,15 +56,21 @@ def checked_values(manifest: Manifest, values: Mapping[str, str | None]) -> None
 
 
 def settle(manifest: Manifest, values: Mapping[str, str], ports: Ports) -> Manifest:
-    """The manifest as it runs here; `auto` stays where no port was chosen yet."""
+    """The manifest as it runs here, companions among its containers; `auto` stays where no port was chosen yet."""
     settings = tuple(
         setting.model_copy(update={"default": values[setting.name]})
         if setting.name in values and fits(setting, values[setting.name])
         else setting
         for setting in manifest.settings
     )
-    containers = {label: _with_ports(label, box, ports) for label, box in manifest.containers.items()}
+    containers = {label: _with_ports(label, box, ports) for label, box in _boxes(manifest).items()}
     return manifest.model_copy(update={"settings": settings, "containers": MappingProxyType(containers)})
+
+
+def _boxes(manifest: Manifest) -> dict[str, Container]:
+    """Containers, and companions as containers that start after what they serve."""
+    companions = {label: companion.as_container() for label, companion in manifest.companions.items()}
+    return {**companions, **manifest.containers}
 
 
 def _with_ports(label: str, container: Container, ports: Ports) -> Container:
@@ -103,6 +109,6 @@ def choose_ports(
 
 
 def _ports(manifest: Manifest) -> Iterator[tuple[str, PortSpec]]:
-    for label, container in sorted(manifest.containers.items()):
+    for label, container in sorted(_boxes(manifest).items()):
         for port in container.ports:
             yield label, port

@@ -36,15 +36,9 @@ def require_supported(manifest: Manifest, *, podman: str | None = None, where: s
 
 
 def _found(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    for key, what in (
-        ("dependencies", "dependencies on other apps"),
-        ("companions", "companions"),
-        ("exports", "exports to other apps"),
-    ):
-        if getattr(manifest, key):
-            yield key, what
-    if manifest.hooks.post_install:
-        yield "hooks.post_install", "hooks"
+    for name, companion in manifest.companions.items():
+        if companion.build is not None:
+            yield f"companions.{name}.build", "images built on the node"
     if manifest.adopt.container_names:
         yield "adopt", "taking over existing containers"
     if manifest.permissions.host_network:

@@ -96,12 +96,13 @@ def restart(session: Session, app: str) -> None:
 @click.command(epilog="Examples: archy uninstall hello, archy uninstall hello --purge hello")
 @click.argument("app")
 @click.option("--purge", metavar="ID", help="Remove the app's data too; repeat its id to say so.")
+@click.option("--even-if-needed", is_flag=True, help="Also when other apps can not do without it.")
 @json_option
 @click.pass_obj
-def uninstall(session: Session, app: str, purge: str | None) -> None:
-    """Remove an app. Its data stays unless --purge repeats the app's id."""
+def uninstall(session: Session, app: str, purge: str | None, even_if_needed: bool) -> None:
+    """Remove an app. Its data stays unless --purge repeats the app's id. Exit code 3 when other apps need it."""
     session.show(
-        session.call("uninstall", app=app, purge=purge),
+        session.call("uninstall", app=app, purge=purge, even_if_needed=even_if_needed),
         lambda r: f"{safe(r['app'])} is removed; its data was {r['data']}.",
     )
 

@@ -24,6 +24,8 @@ class Uninstall(OneApp):
     """`purge` removes the data too and has to repeat the app's id."""
 
     purge: str | None = Field(None, max_length=40)
+    even_if_needed: bool = False
+    """Also when other apps can not do without it."""
 
 
 class Logs(OneApp):
@@ -67,7 +69,7 @@ async def uninstall(node: Node, request: Uninstall, report: Report) -> Mapping[s
     if request.purge is not None and request.purge != name.id:
         raise UsageProblem(f"to remove the data of {name.id}, repeat its id", remedy=f"--purge {name.id}")
     async with node.lock_of(name):
-        await node.orchestrator.uninstall(name, purge=request.purge is not None)
+        await node.orchestrator.uninstall(name, purge=request.purge is not None, needed=request.even_if_needed)
         node.look_at_shared()
     return {"schema": "archy/uninstall/1", "app": str(name), "data": "removed" if request.purge else "kept"}
 

@@ -43,8 +43,11 @@ class OrchestratorPort(Protocol):
     def secrets(self, name: AppName) -> Mapping[str, str]:
         """The secrets that were made for an app, for its operator."""
 
-    async def uninstall(self, name: AppName, *, purge: bool) -> None:
-        """Remove units, networks, secrets and containers; keep the data unless `purge`."""
+    async def uninstall(self, name: AppName, *, purge: bool, needed: bool = False) -> None:
+        """Remove units, networks, secrets and containers; keep the data unless `purge`.
+
+        Raises Refused for an app that others can not do without, unless `needed`.
+        """
 
     async def status(self) -> tuple[AppStatus, ...]:
         """Every installed app, as it is now."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -18,6 +18,7 @@ from apps.images import platform_for
 from apps.manifest import Manifest
 from apps.manifest_parts import Container, Health, Setting, Volume
 from apps.manifest_values import parse_size
+from orchestrator.links import Linked, LinkNetwork
 from orchestrator.names import Names, folder_of, slice_name
 from orchestrator.quadlet.keys import INSTEAD, Version, line
 from orchestrator.quadlet.text import Section, UnitFile, literal, word, words
@@ -25,6 +26,7 @@ from orchestrator.quadlet.text import Section, UnitFile, literal, word, words
 BOOT_DROP_IN = "10-boot.conf"
 STOP_MARGIN = 15
 """Seconds between the grace given to the container and systemd's own patience (R-ST1)."""
+NO_LINKS = Linked()
 START_MARGIN = 60
 """Seconds for Podman itself to set a container up on a busy machine."""
 
@@ -58,6 +60,10 @@ class RenderedContainer:
     """Digest of everything that makes a restart necessary when it changes."""
     grace: int
     start_timeout: int
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Networks shared with other apps, and its names there; they are no part of the specification."""
+    companion: bool = False
+    """It serves the app, and the app is well without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class RenderedApp:
     volumes: tuple[str, ...]
     secrets: tuple[str, ...]
     """Names of generated secrets, as the manifest has them."""
+    links: tuple[LinkNetwork, ...] = ()
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -81,7 +88,7 @@ class RenderedApp:
         return tuple(container.service for container in self.containers)
 
 
-def render(manifest: Manifest, names: Names, target: Target) -> RenderedApp:
+def render(manifest: Manifest, names: Names, target: Target, linked: Linked = NO_LINKS) -> RenderedApp:
     """Raises Refused when there is no image for the target's architecture."""
     network = _network(manifest, names, target)
     network_spec = _spec(network)
@@ -89,8 +96,9 @@ def render(manifest: Manifest, names: Names, target: Target) -> RenderedApp:
     volumes = [_volume(names, label, volume, target) for label, volume in sorted(manifest.volumes.items())]
     units, containers, boot = [network, *volumes], [], {}
     for label in start_order(manifest):
-        unit = _container(manifest, names, label, network_spec, target)
-        spec = _spec(unit)
+        # An app that links to this one joins its containers as they run; only a later start reads these lines.
+        spec = _spec(_container(manifest, names, label, network_spec, target, NO_LINKS))
+        unit = _container(manifest, names, label, network_spec, target, linked)
         unit = _labelled(unit, "Container", f"archy.spec={spec}")
         units.append(unit)
         container = manifest.containers[label]
@@ -105,6 +113,8 @@ def render(manifest: Manifest, names: Names, target: Target) -> RenderedApp:
                 spec,
                 container.stop_grace_secs,
                 start_timeout(container),
+                linked.joined.get(label, {}),
+                label in manifest.companions,
             )
         )
         boot[f"{unit.name}.d/{BOOT_DROP_IN}"] = _boot(unit.name, names).text()
@@ -117,6 +127,7 @@ def render(manifest: Manifest, names: Names, target: Target) -> RenderedApp:
         network_spec,
         tuple(names.volume(label) for label in sorted(manifest.volumes)),
         tuple(secret.name for secret in manifest.generated_secrets),
+        linked.networks,
     )
 
 
@@ -220,7 +231,9 @@ def _image(names: Names, label: str, container: Container, target: Target) -> st
     return f"{names.image(label)}@{platform_for(container, target.arch).manifest}"
 
 
-def _container(manifest: Manifest, names: Names, label: str, network_spec: str, target: Target) -> UnitFile:
+def _container(
+    manifest: Manifest, names: Names, label: str, network_spec: str, target: Target, linked: Linked
+) -> UnitFile:
     container = manifest.containers[label]
     lines = [
         ("ContainerName", names.container(label)),
@@ -231,7 +244,8 @@ def _container(manifest: Manifest, names: Names, label: str, network_spec: str, 
         ("Label", f"archy.network={network_spec}"),
         *_process(container),
         *_environment(manifest, label, container),
-        *_attachments(names, label, container),
+        *_networks(names, label, container, linked.joined.get(label, {})),
+        *_attachments(names, container),
         *_derived(manifest, names, label, target),
         *_confinement(container),
         *_health(manifest, label, container),
@@ -241,6 +255,8 @@ def _container(manifest: Manifest, names: Names, label: str, network_spec: str, 
     unit = [("Description", f"App {names.slug}, container {label}"), ("StartLimitIntervalSec", "300")]
     unit.append(("StartLimitBurst", "5"))
     unit += [("After", names.service(need)) for need in sorted(container.needs)]
+    # Requires= or Wants= would start what its user stopped (R-ST2)
+    unit += [("After", service) for service in linked.after]
     return UnitFile(
         f"{names.container(label)}.container",
         names.slug,
@@ -269,10 +285,23 @@ def _environment(manifest: Manifest, label: str, container: Container) -> list[t
     return [("Environment", word(f"{key}={value}")) for key, value in sorted(values.items())]
 
 
-def _attachments(names: Names, label: str, container: Container) -> list[tuple[str, str]]:
-    lines = [("Network", f"{names.network}.network")]
-    lines += [("NetworkAlias", alias) for alias in dict.fromkeys((label, *container.network_aliases))]
-    lines.append(("AddHost", "host.archipelago:host-gateway"))  # R-FM4
+def _networks(
+    names: Names, label: str, container: Container, joined: Mapping[str, tuple[str, ...]]
+) -> list[tuple[str, str]]:
+    own = tuple(dict.fromkeys((label, *container.network_aliases)))
+    if not joined:
+        return [("Network", f"{names.network}.network"), *[("NetworkAlias", alias) for alias in own]]
+    # NetworkAlias= would give its names within the app to other apps too
+    lines = [("Network", f"{names.network}.network{_aliases(own)}")]
+    return lines + [("Network", f"{network}{_aliases(aliases)}") for network, aliases in sorted(joined.items())]
+
+
+def _aliases(names: tuple[str, ...]) -> str:
+    return ":" + ",".join(f"alias={name}" for name in names) if names else ""
+
+
+def _attachments(names: Names, container: Container) -> list[tuple[str, str]]:
+    lines = [("AddHost", "host.archipelago:host-gateway")]  # R-FM4
     for port in container.ports:
         if port.host is not None:
             address = "127.0.0.1:" if port.bind == "loopback" else ""

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from apps.problems import Problem
-from orchestrator.faults import CommandFailed
+from orchestrator.faults import CommandFailed, CommandTimedOut
 from orchestrator.health import Check
+from orchestrator.links import LinkNetwork
 from orchestrator.podman import ContainerSeen, ImageSeen, Inventory
 from orchestrator.podman_care import Ailment, Signs
 from orchestrator.quadlet.keys import Version
@@ -29,7 +30,7 @@ class FakePodman:
     async def containers(self, prefix: str) -> tuple[ContainerSeen, ...]:
         self._machine.enter("podman", "containers")
         return tuple(
-            ContainerSeen(name, box.id, "running", box.image_id, box.labels, "")
+            ContainerSeen(name, box.id, "running", box.image_id, box.labels, "", frozenset(box.networks))
             for name, box in sorted(self._machine.containers.items())
             if box.labels.get("archy.prefix") == prefix
         )
@@ -42,6 +43,7 @@ class FakePodman:
             dict(machine.networks),
             {name: app for name, (app, _) in machine.volumes.items()},
             frozenset(name for name in machine.secrets if name.startswith(f"{prefix}-")),
+            dict(machine.links),
         )
 
     async def import_image(self, layout: Path, name: str) -> None:
@@ -76,13 +78,40 @@ class FakePodman:
         if name not in self._machine.containers:
             raise CommandFailed(("podman", "kill"), 125, f"no container with name {name}")
 
+    async def copy_into(self, source: Path, container: str, path: str) -> None:
+        self._machine.enter("podman", "copy_into", f"{source.name} {container}:{path}")
+
+    async def execute(self, container: str, argv: Sequence[str], *, seconds: float, slice_: str) -> None:
+        self._machine.enter("podman", "execute", f"{container} {' '.join(argv)}")
+        if argv[0] == "false":
+            raise CommandFailed(("systemd-run", "podman"), 1, "")
+        if argv[0] == "sleep":
+            raise CommandTimedOut(("systemd-run", "podman"), seconds)
+
     async def remove_containers(self, names: Sequence[str]) -> None:
         self._machine.enter("podman", "remove_containers", " ".join(names))
         for name in names:
             self._machine.containers.pop(name, None)
 
+    async def create_link(self, network: LinkNetwork, prefix: str) -> None:
+        self._machine.enter("podman", "create_link", network.name)
+        self._machine.links.setdefault(network.name, network)
+
+    async def connect(self, network: str, container: str, aliases: Sequence[str]) -> None:
+        self._machine.enter("podman", "connect", f"{network} {container}")
+        if network not in self._machine.links:
+            raise CommandFailed(("podman", "network"), 125, f"unable to find network with name {network}")
+        self._machine.containers[container].networks.setdefault(network, frozenset(aliases))
+
+    async def disconnect(self, network: str, container: str) -> None:
+        self._machine.enter("podman", "disconnect", f"{network} {container}")
+        if (box := self._machine.containers.get(container)) is not None:
+            box.networks.pop(network, None)
+
     async def remove_network(self, name: str) -> None:
         self._machine.enter("podman", "remove_network", name)
+        if not any(name in box.networks for box in self._machine.containers.values()):
+            self._machine.links.pop(name, None)
         self._machine.networks.pop(name, None)
 
     async def remove_volume(self, name: str) -> None:

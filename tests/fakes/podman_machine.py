@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.faults import CommandFailed, CommandTimedOut
+from orchestrator.links import LinkNetwork
 from orchestrator.quadlet.text import UnitFile, parse
 
 
@@ -37,6 +38,8 @@ class Box:
     """Another one for each start."""
     read: dict[str, bytes] = field(default_factory=dict)
     """Files from the host as they were when it started."""
+    networks: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Networks shared with other apps, and the names there."""
     starts: int = 1
     ignores: frozenset[str] = frozenset()
 
@@ -53,6 +56,7 @@ class Machine:
     images: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     """(name, tag) -> (manifest digest, config digest)."""
     networks: dict[str, str] = field(default_factory=dict)
+    links: dict[str, LinkNetwork] = field(default_factory=dict)
     volumes: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Name -> (app, content)."""
     forgotten: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -147,9 +151,16 @@ class Machine:
         self.volumes.setdefault(name, (labels["archy.app"], content))
 
     def _start_container(self, service: str, unit: UnitFile) -> None:
-        for source in unit.values("Container", "Network"):
-            self.start(f"{source.removesuffix('.network')}-network.service")
-            if source.removesuffix(".network") not in self.networks:
+        joined = {}
+        for value in unit.values("Container", "Network"):
+            source, _, options = value.partition(":")
+            if source.endswith(".network"):
+                self.start(f"{source.removesuffix('.network')}-network.service")
+            elif source not in self.links:
+                self._fail(service, f"unable to find network with name {source}")
+            else:
+                joined[source] = frozenset(o.removeprefix("alias=") for o in options.split(",") if o)
+            if source.endswith(".network") and source.removesuffix(".network") not in self.networks:
                 self._fail(service, "network not found")
         mounts = unit.values("Container", "Volume")
         for mount in mounts:

@@ -53,7 +53,7 @@ containers:
     image: {ref: localhost/hello:1.0.0}
   side:
     image: {ref: localhost/side:1.0.0}
-derived_files: [{template: templates/hello.json, dest: config/hello.json}]
+derived_files: [{template: templates/hello.json, dest: config/hello.json, into: {web: /run/hello}, mode: "0444"}]
 """
 PUBLISHER = "did:key:z6MkpTHR8VNsBxYAAWHut2Geadd9jSwuBV8xRoAnwWsdvktH"
 BASE = layer("base", random.Random(1).randbytes(300_000))

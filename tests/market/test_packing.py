@@ -106,10 +106,10 @@ def test_templates_assets_and_build_contexts_are_packed_by_content(app: Path, la
 companions:
   ui: {build: {context: build/ui}, serves: web}
 derived_files:
-  - {template: templates/hello.json, dest: config/hello.json}
+  - {template: templates/hello.json, dest: config/hello.json, into: {web: /run/hello}, mode: "0444"}
 hooks:
   post_install:
-    - {copy_from_host: {src: assets/logo.svg, dest: "web:/www/logo.svg"}}
+    - {copy_from_host: {src: assets/logo.svg, dest: "web:/data/logo.svg"}}
 """,
     )
     texts = {
@@ -223,7 +223,7 @@ def test_all_errors_of_a_manifest_are_told_at_once(app: Path, layout: Path, tmp_
 
 
 def test_a_file_that_is_named_and_not_there_is_refused(app: Path, layout: Path, tmp_path: Path) -> None:
-    with_text(app, "derived_files: [{template: templates/gone.json, dest: config/gone.json}]\n")
+    with_text(app, "derived_files: [{template: templates/gone.json, dest: gone, mode: '0444', into: {web: /run/h}}]\n")
     assert "templates/gone.json" in refused(BadFile, app, {"web": layout}, tmp_path / "out")
 
 
@@ -232,7 +232,7 @@ def test_a_link_out_of_the_folder_is_refused(app: Path, layout: Path, tmp_path: 
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret.json").write_text("private")
-    with_text(app, "derived_files: [{template: templates/secret.json, dest: config/secret.json}]\n")
+    with_text(app, "derived_files: [{template: templates/secret.json, dest: s, mode: '0444', into: {web: /h}}]\n")
     if linked == "templates":
         (app / "templates").symlink_to(outside)
     else:

@@ -9,6 +9,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from apps.names import AppName
 from orchestrator.bundle import Bundle
 
@@ -85,6 +87,22 @@ def write_layout(
     index = {"blake3": "0" * 64, "size": 100}
     platform = {"arch": "amd64", "manifest": sha256(manifest), "config": sha256(raw_config), "index": index}
     return {"ref": "localhost/test:1", "platforms": [platform]}
+
+
+def files_entry(files: dict[str, str]) -> dict[str, Any]:
+    """What a packed manifest says of the app's files."""
+    named = {
+        path: {"blake3": blake3(text.encode()).hexdigest(), "size": len(text.encode())} for path, text in files.items()
+    }
+    return {"files": named} if named else {}
+
+
+def write_files(bundle: Bundle, files: dict[str, str]) -> None:
+    """Put the app's files into its bundle."""
+    for path, text in files.items():
+        target = bundle.root / "files" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
 
 
 def tar_of(files: dict[str, bytes], *, executable: bool = False) -> bytes:

@@ -1,7 +1,8 @@
 """The orchestrator from a command line of its own, for tests inside a lab node. Prints one JSON line per result.
 
     archy-python -m tests.orchestrator.driver install '{"version": "1.0.0", "port": 18080}'
-    archy-python -m tests.orchestrator.driver stop|start|status|settle|watch|logs|uninstall|purge|preflight ['{...}']
+    archy-python -m tests.orchestrator.driver stop|start|restart|status|settle|watch|logs|uninstall|purge ['{...}']
+    archy-python -m tests.orchestrator.driver configure|secrets '{"settings": {"greeting": "Hi"}}'
 
 Leaves with the problem's exit code; the problem is a JSON line too.
 """
@@ -19,7 +20,7 @@ import trio
 from apps.names import AppName
 from apps.problems import Problem
 from orchestrator import Bundle, Orchestrator, Settings, default_unit_dir, open_orchestrator, preflight
-from tests.orchestrator.bundles import make_bundle, tar_of
+from tests.orchestrator.bundles import files_entry, make_bundle, tar_of, write_files, write_layout
 
 BUSYBOX = Path("/bin/busybox")
 
@@ -49,6 +50,22 @@ def web_bundle(folder: Path, name: AppName, version: str, **more: Any) -> Bundle
     return make_bundle(folder, version, name=name, layer=web_layer(f"{name.id} {version}\n"), **more)
 
 
+def with_images(folder: Path, name: AppName, version: str, companions: dict[str, Any]) -> dict[str, Any]:
+    """Companions that do nothing, each in an image of its own."""
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Entrypoint": ["/bin/busybox", "sh", "-c", "trap exit TERM; while true; do sleep 1 & wait; done"]},
+    }
+    config["config"]["Env"] = ["PATH=/bin"]  # type: ignore[index]
+    layer = tar_of({"bin/busybox": BUSYBOX.read_bytes(), "bin/sleep": BUSYBOX.read_bytes()}, executable=True)
+    images = folder / f"{name.slug}-{version}" / "images"
+    return {
+        label: body | {"image": write_layout(images / label, label.encode(), layer=layer, config=dict(config))}
+        for label, body in companions.items()
+    }
+
+
 def name_of(order: dict[str, Any]) -> AppName:
     return AppName(order.get("publisher", "did:key:zAlice"), order.get("id", "hello"))
 
@@ -64,7 +81,11 @@ async def obey(orchestrator: Orchestrator, verb: str, order: dict[str, Any], hom
         case "install":
             containers = order.get("containers") or {"web": web_container(order.get("port", 18080))}
             more = {"volumes": {"data": {"owner": "1000:1000"}}} | order.get("manifest", {})
+            more |= files_entry(order.get("files", {}))
+            if companions := more.get("companions"):
+                more["companions"] = with_images(home / "bundles", name, order["version"], companions)
             bundle = web_bundle(home / "bundles", name, order["version"], containers=containers, **more)
+            write_files(bundle, order.get("files", {}))
             if order.get("spoil") == "config":
                 image = bundle.manifest.containers["web"].image
                 assert image is not None
@@ -76,6 +97,10 @@ async def obey(orchestrator: Orchestrator, verb: str, order: dict[str, Any], hom
             say((await orchestrator.start(name)).to_json())
         case "stop":
             say((await orchestrator.stop(name)).to_json())
+        case "configure":
+            say([setting.to_json() for setting in await orchestrator.configure(name, order["settings"])])
+        case "secrets":
+            say(dict(orchestrator.secrets(name)))
         case "uninstall" | "purge":
             await orchestrator.uninstall(name, purge=verb == "purge")
             say({"gone": name.slug})
