@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 MAX_INT: Final = 2**53 - 1
@@ -327,7 +327,9 @@ Argument = Annotated[str, line(4096, empty=True)]
 Title = Annotated[str, line(80)]
 Summary = Annotated[str, line(240, empty=True)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
-Size = Annotated[int, BeforeValidator(_size)]
+Size = Annotated[
+    int, BeforeValidator(_size), WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,12}(B|KiB|MiB|GiB|TiB)$"})
+]
 Cpus = Annotated[str, BeforeValidator(_cpus)]
 Port = Annotated[int, whole(1, 65535)]
 PortReference = Annotated[int | str, BeforeValidator(_port_reference)]

@@ -78,10 +78,24 @@ _FOLDER = click.argument("folder", type=click.Path(path_type=Path, exists=True))
 @click.pass_obj
 def app_validate(session: Session, folder: Path) -> None:
     """Read a manifest strictly and report every error at once, each with its path and what would be right."""
+    from orchestrator import unsupported
+
     manifest = _read_manifest(folder)
+    later = [{"path": path, "message": message} for path, message, _ in unsupported(manifest)]
     session.show(
-        {"schema": "archy/manifest-check/1", "ok": True, "id": manifest.id, "version": manifest.version},
-        lambda r: f"{safe(r['id'])} {safe(r['version'])}: the manifest is right.",
+        {
+            "schema": "archy/manifest-check/1",
+            "ok": True,
+            "id": manifest.id,
+            "version": manifest.version,
+            "not_carried_out": later,
+        },
+        lambda r: "\n".join(
+            [
+                f"{safe(r['id'])} {safe(r['version'])}: the manifest is right.",
+                *[f"  {safe(item['path'])}: {safe(item['message'])}" for item in r["not_carried_out"]],
+            ]
+        ),
     )
 
 
