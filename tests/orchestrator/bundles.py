@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ def files_entry(files: dict[str, str]) -> dict[str, Any]:
 
 
 def write_files(bundle: Bundle, files: dict[str, str]) -> None:
-    """Put the app's files into its bundle."""
+    """Put the app's files into its bundle, in the place of what an earlier bundle of that version left there."""
+    shutil.rmtree(bundle.root / "files", ignore_errors=True)
     for path, text in files.items():
         target = bundle.root / "files" / path
         target.parent.mkdir(parents=True, exist_ok=True)
