@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,8 @@ from market.node.providers import MAX_NEIGHBOURS, Neighbours, announce, is_neigh
 from market.swarm import AllSourcesFailed
 from tests.fakes.blob_servers import BlobServer, Faults
 from tests.market.node.test_market import Operator, app_of, shared_digests
-from tests.market.square import Publisher, serving
+from tests.market.square import Publisher
 from tests.market.swarm.published import publish, some_bytes
-
-
-@pytest.fixture
-def publisher(tmp_path: Path, relay_url: str) -> Publisher:
-    return Publisher(tmp_path / "publisher", relay_url)
-
-
-@pytest.fixture
-def origin(publisher: Publisher) -> Iterator[BlobServer]:
-    publisher.www.mkdir(parents=True)
-    with serving(publisher.www) as server:
-        yield server
-
-
-@pytest.fixture
-def operator(tmp_path: Path, relay_url: str) -> Operator:
-    return Operator(tmp_path / "operator", relay_url)
 
 
 def listed(operator: Operator) -> dict[str, Any]:

@@ -75,23 +75,6 @@ def unwrapped() -> Iterator[None]:
         raise first from None
 
 
-@pytest.fixture
-def publisher(tmp_path: Path, relay_url: str) -> Publisher:
-    return Publisher(tmp_path / "publisher", relay_url)
-
-
-@pytest.fixture
-def origin(publisher: Publisher) -> Iterator[BlobServer]:
-    publisher.www.mkdir(parents=True)
-    with serving(publisher.www) as server:
-        yield server
-
-
-@pytest.fixture
-def operator(tmp_path: Path, relay_url: str) -> Operator:
-    return Operator(tmp_path / "operator", relay_url)
-
-
 def app_of(publisher: Publisher, id_: str = "hello") -> str:
     return f"{publisher.did}/{id_}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,6 @@ from tests.market.discovery.publishers import NostrKey, people_list
 from tests.market.node.test_market import Operator, app_of
 from tests.market.square import Publisher, serving
 from tests.market.trust.people import did, nostr_hex
-
-
-@pytest.fixture
-def publisher(tmp_path: Path, relay_url: str) -> Publisher:
-    return Publisher(tmp_path / "publisher", relay_url)
-
-
-@pytest.fixture
-def origin(publisher: Publisher) -> Iterator[BlobServer]:
-    publisher.www.mkdir(parents=True)
-    with serving(publisher.www) as server:
-        yield server
-
-
-@pytest.fixture
-def operator(tmp_path: Path, relay_url: str) -> Operator:
-    return Operator(tmp_path / "operator", relay_url)
 
 
 @pytest.fixture
