@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.system.gate.rounds import EVENTS, Cell, play
-from tests.system.gate.stand import APPS, Stand
+from tests.system.gate.stand import APPS, Stand, with_needs
 from tests.system.lab import PROJECT, LabUnavailable, Node, ensure_base
 
 OUT = PROJECT / "bench" / "out" / "gate.json"
@@ -23,12 +23,14 @@ OUT = PROJECT / "bench" / "out" / "gate.json"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./run gate", description=__doc__)
     parser.add_argument("rounds", nargs="?", type=int, default=5, metavar="N", help="rounds in a row (5)")
-    parser.add_argument("--iterations", type=int, dest="rounds", metavar="N", help="the same")
-    parser.add_argument("--app", action="append", choices=[app.id for app in APPS], help="only this app; may repeat")
+    parser.add_argument("--iterations", type=int, metavar="N", help="the same")
+    chosen = "only this app and those it needs; may repeat"
+    parser.add_argument("--app", action="append", choices=[app.id for app in APPS], help=chosen)
     parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    apps = tuple(app for app in APPS if not options.app or app.id in options.app)
+    rounds = options.rounds if options.iterations is None else options.iterations
+    apps = with_needs(options.app) if options.app else APPS
     began = time.monotonic()
     cells: list[Cell] = []
     try:
@@ -36,8 +38,8 @@ def main() -> int:
         with Node.boot(base, "gate") as node:
             tell(f"a node is up at {node.address}; publishing {', '.join(app.id for app in apps)}")
             stand = Stand(node, apps)
-            for iteration in range(1, options.rounds + 1):
-                tell(f"round {iteration} of {options.rounds}")
+            for iteration in range(1, rounds + 1):
+                tell(f"round {iteration} of {rounds}")
                 cells += play(stand, apps, iteration, told)
     except LabUnavailable as lack:
         print(f"gate: {lack}", file=sys.stderr)
@@ -52,7 +54,7 @@ def main() -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "schema": "archy/gate/1",
-        "iterations": options.rounds,
+        "iterations": rounds,
         "seconds": seconds,
         "passed": len(cells) - len(failed),
         "failed": len(failed),

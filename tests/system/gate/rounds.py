@@ -1,19 +1,22 @@
 """One round of the gate: every event for every app, apps side by side, each cell timed and judged.
 
 Guarantees: an event that fails is told with its reason and the round goes on; a node-wide event (reboot, service
-restart) happens once for all apps.
+restart) happens once for all apps; an app comes up after those it needs, and goes before them.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from apps.problems import Problem
-from tests.system.gate.stand import GateApp, GateFailure, Stand
+from tests.system.gate.stand import WAIT_SECONDS, WORK, GateApp, GateFailure, Stand
+
+SETTLE_SECONDS: Final = 20.0
+"""Until a page is as it was: a companion's comes after its app is well, and names are told to networks in passing."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Round:
     def __init__(self, stand: Stand, app: GateApp) -> None:
         self.stand, self.app = stand, app
         self.before: dict[str, Any] = {}
+        self.now: dict[str, Any] = {}
         self.containers: dict[str, str] = {}
 
     def install(self) -> None:
@@ -45,8 +49,11 @@ class Round:
 
     def reachable(self) -> None:
         """Also over an uninstall that kept the data: the counter goes on where it was."""
+        self.stand.wait(lambda: self.stand.answers(self.app), f"{self.app.id} does not answer", SETTLE_SECONDS)
         self.before = self.stand.page(self.app)
         _check(self.before["counter"] >= 1, f"counter is {self.before['counter']}")
+        beside = self.before.get("beside", "")
+        _check(beside == self.app.beside, f"it reads {beside!r} of what it works with")
 
     def stop(self) -> None:
         began = time.monotonic()
@@ -66,6 +73,7 @@ class Round:
         self._same_data(starts=1)
 
     def restart(self) -> None:
+        self._same_data(starts=0)  # those that it needs were restarted just now
         old = self.stand.started(self.app)
         self.stand.archy("restart", self.app.id)
         new = self.stand.started(self.app)
@@ -80,9 +88,8 @@ class Round:
         self._same_data(starts=0)
 
     def after_reboot(self) -> None:
-        self.stand.wait(lambda: self.stand.answers(self.app), f"{self.app.id} is not back")
         self.stand.wait(self._is_running, f"{self.app.id} is not running for the node")
-        self._same_data(starts=1)
+        self._same_data(starts=1, seconds=WAIT_SECONDS)
 
     def before_service(self) -> None:
         self.containers = self.stand.started(self.app)
@@ -97,12 +104,15 @@ class Round:
         left = self.stand.shell(
             f"ls ~/.config/containers/systemd | grep -- -{self.app.id}-; "
             f"podman ps -a --format '{{{{.Names}}}}' | grep -- -{self.app.id}-; "
-            f"podman network ls --format '{{{{.Name}}}}' | grep -- -{self.app.id}-; "
+            f"podman network ls --format '{{{{.Name}}}} {{{{.Labels}}}}' | grep -- '[-=]{self.app.id}-'; "
             f"podman secret ls --noheading --format '{{{{.Name}}}}' | grep -- -{self.app.id}-; "
             f"podman images --format '{{{{.Repository}}}}' | grep -- /{self.app.id}-; "
-            f"systemctl --user list-units --all --plain --no-legend 'archy-{self.app.id}-*'"
+            f"systemctl --user list-units --all --plain --no-legend 'archy-{self.app.id}-*'; "
+            f"ls {WORK}/op/apps/derived | grep ^{self.app.id}-"
         )
         _check(not left.strip(), f"left behind: {' '.join(left.split())}")
+        findings = {finding["name"]: finding for finding in self.stand.archy("doctor", codes=(0, 4))["findings"]}
+        _check(f"-{self.app.id}-" not in findings["orphans"]["detail"], f"doctor finds {findings['orphans']['detail']}")
         kept = self.stand.shell(f"podman volume ls --format '{{{{.Name}}}}' | grep -- -{self.app.id}-")
         _check(bool(kept.strip()), "its data is gone")
         _check(not self.stand.answers(self.app), "it still answers")
@@ -111,12 +121,19 @@ class Round:
         state = self.stand.state(self.app)
         return state is not None and state["state"] == "running"
 
-    def _same_data(self, *, starts: int) -> None:
+    def _same_data(self, *, starts: int, seconds: float = SETTLE_SECONDS) -> None:
         """The data, the secret and what it integrates with are as they were, but for the count of starts."""
-        now = self.stand.page(self.app)
         wanted = self.before | {"counter": self.before["counter"] + starts}
-        _check(now == wanted, f"its page says {now}, not {wanted}")
-        self.before = now
+
+        def so() -> bool:
+            self.now = self.stand.page(self.app) if self.stand.answers(self.app) else {}
+            return self.now == wanted
+
+        try:
+            self.stand.wait(so, "not the same", seconds)
+        except GateFailure as failure:
+            raise GateFailure(f"its page says {self.now or 'nothing'}, not {wanted}") from failure
+        self.before = wanted
 
 
 def _check(good: bool, otherwise: str) -> None:
@@ -140,43 +157,61 @@ Told = Callable[[Cell], None]
 
 
 def play(stand: Stand, apps: Sequence[GateApp], iteration: int, told: Told) -> list[Cell]:
-    """One round; every cell, also handed to `told` as it comes."""
+    """One round; every cell, also handed to `told` as it comes. `apps` has those that an app needs before it."""
     rounds = [Round(stand, app) for app in apps]
-    cells: list[Cell] = []
-
-    def event(name: str, do: Callable[[Round], None], common: Callable[[], None] | None = None) -> None:
-        began = time.monotonic()
-        fault = _fault(common) if common is not None else ""
-
-        def one(each: Round) -> Cell:
-            begun = began if common is not None else time.monotonic()
-            said = fault or _fault(lambda: do(each))
-            return Cell(each.app.id, name, iteration, not said, round(time.monotonic() - begun, 2), said)
-
-        with ThreadPoolExecutor(len(rounds)) as pool:
-            for cell in pool.map(one, rounds):
-                cells.append(cell)
-                told(cell)
-
-    def reboot() -> None:
-        stand.node.reboot()
+    score = _Score(rounds, iteration, told)
 
     def restart_service() -> None:
         for each in rounds:
             each.before_service()
         stand.node.run(["systemctl", "--user", "restart", "archy.service"], timeout=150)
 
-    event("install", Round.install)
-    event("ui reachable", Round.reachable)
-    event("stop", Round.stop)
-    event("start", Round.start)
-    event("restart", Round.restart)
-    event("reinstall", Round.reinstall)
-    event("reboot", Round.after_reboot, reboot)
-    event("service restart", Round.after_service, restart_service)
-    event("uninstall", Round.uninstall)
+    score.event("install", Round.install)
+    score.event("ui reachable", Round.reachable)
+    score.event("stop", Round.stop, down=True)
+    score.event("start", Round.start)
+    score.event("restart", Round.restart)
+    score.event("reinstall", Round.reinstall)
+    score.event("reboot", Round.after_reboot, first=stand.node.reboot)
+    score.event("service restart", Round.after_service, first=restart_service)
+    score.event("uninstall", Round.uninstall, down=True)
     stand.serve()
-    return cells
+    return score.cells
+
+
+class _Score:
+    """Plays events, each for all apps at once as far as they do not need one another, and keeps the cells."""
+
+    def __init__(self, rounds: Sequence[Round], iteration: int, told: Told) -> None:
+        self._rounds, self._iteration, self._told = rounds, iteration, told
+        self.cells: list[Cell] = []
+
+    def event(
+        self, name: str, do: Callable[[Round], None], *, down: bool = False, first: Callable[[], None] | None = None
+    ) -> None:
+        """`first` happens once, for the whole node. `down`: an app goes after those that need it."""
+        began = time.monotonic()
+        fault = _fault(first) if first is not None else ""
+        common = time.monotonic() - began
+        going: dict[str, Future[Cell]] = {}
+
+        def one(each: Round, others: Sequence[Future[Cell]]) -> Cell:
+            for other in others:
+                other.result()
+            began = time.monotonic()
+            said = fault or _fault(lambda: do(each))
+            return Cell(each.app.id, name, self._iteration, not said, round(common + time.monotonic() - began, 2), said)
+
+        with ThreadPoolExecutor(len(self._rounds)) as pool:
+            for each in reversed(self._rounds) if down else self._rounds:
+                others = self._dependants(each) if down else each.app.needs
+                going[each.app.id] = pool.submit(one, each, [going[id_] for id_ in others])
+            for each in self._rounds:
+                self.cells.append(going[each.app.id].result())
+                self._told(self.cells[-1])
+
+    def _dependants(self, each: Round) -> list[str]:
+        return [other.app.id for other in self._rounds if each.app.id in other.app.needs]
 
 
 def _fault(do: Callable[[], None]) -> str:

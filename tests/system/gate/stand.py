@@ -9,7 +9,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,13 +36,29 @@ class GateApp:
     containers: tuple[str, ...]
     stop_seconds: tuple[float, float]
     """At least and at most what a stop takes, the command itself included."""
+    needs: tuple[str, ...] = ()
+    """Apps that it can not do without, which come before it here."""
+    beside: str = ""
+    """What its page reads of another container or app."""
 
 
 APPS: Final = (
     GateApp("hello", 18080, ("web",), (0.0, 60.0)),
-    GateApp("stack", 18090, ("web", "db", "cache"), (0.0, 75.0)),
+    GateApp("stack", 18090, ("web", "db", "cache"), (0.0, 75.0), beside="warm"),
     GateApp("stubborn", 18091, ("web",), (2.0, 60.0)),
+    GateApp("chain", 18092, ("web",), (0.0, 60.0)),
+    GateApp("wallet", 18093, ("web",), (0.0, 60.0), needs=("chain",), beside="block 7"),
+    GateApp("notes", 18094, ("server", "ui"), (0.0, 60.0)),
 )
+
+
+def with_needs(ids: Collection[str]) -> tuple[GateApp, ...]:
+    """The apps of these ids, and those that they can not do without."""
+    wanted = set(ids)
+    for app in reversed(APPS):
+        if app.id in wanted:
+            wanted.update(app.needs)
+    return tuple(app for app in APPS if app.id in wanted)
 
 
 class Stand:
@@ -102,7 +118,10 @@ class Stand:
                     body = answer.read(64 * 1024)
             except (OSError, urllib.error.URLError) as error:
                 raise GateFailure(f"{path} of {app.id} does not answer: {error}") from error
-        return dict(json.loads(body))
+        try:
+            return dict(json.loads(body))
+        except ValueError as error:
+            raise GateFailure(f"{app.id} says {body[:80]!r}") from error
 
     def answers(self, app: GateApp) -> bool:
         try:
