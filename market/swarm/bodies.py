@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from io import BytesIO
 from typing import Final
 
 import h11
@@ -59,6 +60,25 @@ class Abort:
             raise AbortedByCaller
 
 
+class Progress:
+    """Whether enough comes within each stall deadline."""
+
+    def __init__(self, source: str, stall: float) -> None:
+        self._source = source
+        self._stall = stall
+        self._window_ends = time.monotonic() + stall
+        self._window_bytes = 0
+
+    def note(self, got: int) -> None:
+        """So many bytes came. Raises Stalled."""
+        self._window_bytes += got
+        if self._window_bytes >= STALL_BYTES:
+            self._window_bytes = 0
+            self._window_ends = time.monotonic() + self._stall
+        elif time.monotonic() > self._window_ends:
+            raise Stalled(self._source, f"fewer than {STALL_BYTES} bytes came in {self._stall:g} s")
+
+
 class RawBody:
     """The bytes of one body, without their framing. `parser` has just returned the head."""
 
@@ -75,8 +95,7 @@ class RawBody:
         self._rest = memoryview(rest)[: body.length]
         self._overrun = len(rest) > body.length
         self._left = body.length
-        self._window_ends = time.monotonic() + stall
-        self._window_bytes = 0
+        self._progress = Progress(source, stall)
 
     @property
     def at_end(self) -> bool:
@@ -144,22 +163,14 @@ class RawBody:
         if got == 0:
             self._abort.check()
             raise Truncated(self._source, f"the body ended {max(self._left, 1)} bytes early")
-        self._note_progress(got)
+        self._progress.note(got)
         return got
-
-    def _note_progress(self, got: int) -> None:
-        self._window_bytes += got
-        if self._window_bytes >= STALL_BYTES:
-            self._window_bytes = 0
-            self._window_ends = time.monotonic() + self._stall
-        elif time.monotonic() > self._window_ends:
-            raise Stalled(self._source, f"fewer than {STALL_BYTES} bytes came in {self._stall:g} s")
 
 
 class Unpacked:
     """A zstd body (RFC 8878), unpacked as far as the caller has room."""
 
-    def __init__(self, source: str, raw: RawBody) -> None:
+    def __init__(self, source: str, raw: RawBody | BytesIO) -> None:
         self._source = source
         unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
         self._reader = unpacker.stream_reader(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,6 +98,15 @@ class Disk:
         with told(folder):
             folder.mkdir(mode=0o700, exist_ok=True)
         self.sync_folder(folder.parent)
+
+    def make_folders(self, folders: Iterable[Path]) -> None:
+        """The same for several, with one fsync for all that share a parent."""
+        missing = [folder for folder in folders if not folder.is_dir()]
+        for folder in missing:
+            with told(folder):
+                folder.mkdir(mode=0o700, exist_ok=True)
+        for parent in dict.fromkeys(folder.parent for folder in missing):
+            self.sync_folder(parent)
 
     def unlink(self, path: Path) -> None:
         with told(path):

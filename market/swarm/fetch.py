@@ -22,7 +22,7 @@ from market.errors import Problem
 from market.model import BlobRef, Digest
 from market.swarm.bodies import Abort
 from market.swarm.errors import AllSourcesFailed, PublisherInconsistent, SourceFault
-from market.swarm.lanes import LANES, Lanes
+from market.swarm.lanes import LANES, Lanes, sort_out
 from market.swarm.partial import Partial
 from market.swarm.pieces import PieceTable, list_length, ref_digest, single_piece, table_from_list
 from market.swarm.race import Race, Session, abortable
@@ -149,9 +149,9 @@ class Fetcher:
         return FetchReport(self._clock() - began, report.already_present, report.resumed, report.sources)
 
     async def fetch_many(self, refs: Iterable[BlobRef], on_stored: OnStored | None = None) -> FetchReport:
-        """Bring many blobs, small ones over a few kept connections at once. `on_stored` may come from any thread.
+        """Bring many blobs, small ones over a few kept connections at once.
 
-        Raises what `fetch` raises.
+        `on_stored` is called in this task, soon after each is here. Raises what `fetch` raises.
         """
         began = self._clock()
         told = on_stored or _nobody
@@ -160,36 +160,49 @@ class Fetcher:
         rest = [ref for ref in wanted if ref.pieces is not None]
         report = FetchReport()
         if len(small) > 1:
-            report, left = await self._in_lanes(small, told)
-            small = list(left)
+            report, small = await self._in_lanes(small, told)
         for ref in (*small, *rest):
             report += await self.fetch(ref)
             told(ref)
         return FetchReport(self._clock() - began, report.already_present, report.resumed, report.sources)
 
-    async def _in_lanes(self, refs: Sequence[BlobRef], on_stored: OnStored) -> tuple[FetchReport, Iterable[BlobRef]]:
-        usable = self._usable()
-        if not usable:
-            return FetchReport(), refs
-        source = usable[0]
-        given = self._session.deadlines[source.kind]
-        if len(usable) > 1:
-            # Others are there: one that is late is not waited for, the race asks all of them.
-            given = Deadlines(given.connect, max(LATE_SECONDS, self._quality[source].hedge_after), given.stall)
-        try:
-            route = await self._session.resolver.route(source, parse_url(source.url), given.connect)
-        except SourceFault:
-            return FetchReport(), refs
-        lanes = Lanes(self._store, self._session.transport, source, route, given, deque(refs), on_stored)
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(LANES, len(refs))):
-                abort = Abort()
-                nursery.start_soon(abortable, bind(lanes.run_one, abort), abort, self._session.spans)
+    async def _in_lanes(self, refs: Sequence[BlobRef], told: OnStored) -> tuple[FetchReport, list[BlobRef]]:
+        """One source after the other, the best first; what is left is for the race, where all are asked at once."""
+        here, todo = await self._file_work(sort_out, self._store, refs)
+        for ref in here:
+            told(ref)
+        report = FetchReport(already_present=sum(ref.size for ref in here))
+        usable = self._usable()[:MAX_SOURCES]
+        for source in usable:
+            if not todo:
+                break
+            deadlines = self._session.deadlines[source.kind]
+            if len(usable) > 1:
+                late = max(LATE_SECONDS, self._quality[source].hedge_after)
+                deadlines = Deadlines(deadlines.connect, min(deadlines.first_byte, late), deadlines.stall)
+            try:
+                route = await self._session.resolver.route(source, parse_url(source.url), deadlines.connect)
+            except SourceFault:
+                continue
+            lanes = Lanes(self._store, self._session.transport, source, route, deadlines, deque(todo))
+            await self._run_lanes(lanes, told)
+            todo = lanes.remaining()
+            report += FetchReport(sources=(lanes.report(),))
+        return report, todo
+
+    async def _run_lanes(self, lanes: Lanes, told: OnStored) -> None:
+        async with trio.open_nursery() as telling:
+            telling.start_soon(_tell_stored, lanes, told)
+            async with trio.open_nursery() as nursery:
+                for _ in range(min(LANES, len(lanes.todo))):
+                    abort = Abort()
+                    nursery.start_soon(abortable, bind(lanes.run_one, abort), abort, self._session.spans)
+            telling.cancel_scope.cancel()
+        while lanes.stored:
+            told(lanes.stored.popleft())
         if lanes.broken is not None:
             raise lanes.broken
-        self._brought[source] = self._brought.get(source, 0) + lanes.used
-        served = (SourceReport(source, used=lanes.used),)
-        return FetchReport(already_present=lanes.present, sources=served), lanes.remaining()
+        self._credit(lanes.report())
 
     async def _fetch_small(self, ref: BlobRef) -> FetchReport:
         data, report = await self._whole(ref.blake3, ref.size)
@@ -330,9 +343,20 @@ class Fetcher:
     def _remember(self, race: Race) -> None:
         """The bytes have verified: what the sources did counts from now on."""
         for report in race.reports():
-            self._brought[report.source] = self._brought.get(report.source, 0) + report.used
-            if report.banned is not None:
-                self._lies.add(report.source)
+            self._credit(report)
+
+    def _credit(self, report: SourceReport) -> None:
+        self._brought[report.source] = self._brought.get(report.source, 0) + report.used
+        if report.banned is not None:
+            self._session.bans[report.source] = report.banned
+            self._lies.add(report.source)
+
+
+async def _tell_stored(lanes: Lanes, told: OnStored) -> None:
+    while True:
+        while lanes.stored:
+            told(lanes.stored.popleft())
+        await trio.sleep(PROGRESS_SECONDS)
 
 
 def _nobody(ref: BlobRef) -> None:

@@ -1,36 +1,59 @@
-"""Many small blobs from one good source: a few threads, a kept connection each, one request after the other.
+"""Many small blobs from one source: a few threads with a kept connection each, one request after the other.
 
-For blobs of one piece the race's own work costs more than the bytes. Guarantees: what is stored hashes to its digest;
-the first fault of the source, lateness included, closes every lane, and what it did not bring is left to the race, with
-every source. It refuses to know schedules and other sources.
+For blobs of one piece the race's own work costs more than the bytes. Guarantees: what is stored hashes to its digest,
+in the store's order of writes; what verified is stored whatever happens to the rest; a source that lies or is late
+loses every lane at once, and what it did not bring is left to others. It refuses to know schedules and other sources.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from blake3 import blake3
 
 from market.errors import Problem
 from market.model import BlobRef
-from market.swarm.answers import Redirected
 from market.swarm.bodies import Abort, AbortedByCaller
-from market.swarm.errors import PieceMismatch, SourceFault
-from market.swarm.sources import Source, parse_url
+from market.swarm.errors import Busy, ConnectFailed, NotThere, PieceMismatch, SourceFault, Truncated
+from market.swarm.report import MAX_FAULTS, SourceReport
+from market.swarm.sources import Source, SourceKind, parse_url
 from market.swarm.store import Store
-from market.swarm.transport import Deadlines, HttpTransport, Route, Wanted
+from market.swarm.transport import Deadlines, HttpTransport, Route
+from market.swarm.wholes import KeptLane
 
-LANES: Final = 3
-"""Threads: one waits for the source while another verifies and a third writes; more only take turns."""
+LANES: Final = 8
+"""Requests under way at once: hides a far source's latency, and is what browsers and aria2c ask of one host, too."""
+BATCH_BLOBS: Final = 32
+"""Blobs that are made durable together; a kill costs each lane no more than these."""
+BATCH_BYTES: Final = 1024 * 1024
+"""... and their bytes: with every lane's batch full, less memory than a large blob's race takes."""
+MAX_ABSENT: Final = 8
+"""Times in a row that a source may lack what it is asked for before it is taken to have nothing of it."""
+
+_OWN: Final = (Busy, ConnectFailed, Truncated)
+"""Faults that say no more than that this connection is one too many: the others go on."""
+
+
+def sort_out(store: Store, refs: Sequence[BlobRef]) -> tuple[list[BlobRef], list[BlobRef]]:
+    """Those that are here, and those that are not. Raises SizeContradicted. Blocks on the disk."""
+    here: list[BlobRef] = []
+    missing: list[BlobRef] = []
+    for ref in refs:
+        if store.holds(ref):
+            store.touch(ref.blake3)
+            here.append(ref)
+        else:
+            missing.append(ref)
+    return here, missing
 
 
 @dataclass(slots=True)
 class Lanes:
-    """One pass over `todo`. `left` is what remains for the race afterwards."""
+    """One pass over `todo`. `left` is what remains for others afterwards."""
 
     store: Store
     transport: HttpTransport
@@ -39,66 +62,113 @@ class Lanes:
     """To the source's base URL."""
     deadlines: Deadlines
     todo: deque[BlobRef]
-    on_stored: Callable[[BlobRef], None]
-    left: deque[BlobRef] = field(default_factory=deque)
-    used: int = 0
-    present: int = 0
+    stored: deque[BlobRef] = field(default_factory=deque)
+    """What is durable by now; whoever takes it from the left end is told of each once."""
     broken: Problem | None = None
+    """A fault of this machine."""
+    _left: deque[BlobRef] = field(default_factory=deque)
+    _faults: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_FAULTS))
+    _banned: str | None = None
+    _used: int = 0
+    _wasted: int = 0
+    _absent: int = 0
     _closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _folder: str = field(init=False)
+    """The path of every blob there, without its digest."""
+
+    def __post_init__(self) -> None:
+        self._folder = parse_url(f"{self.source.url}/blobs/").target
 
     def run_one(self, abort: Abort) -> None:
         """One lane, in a worker thread, until nothing is left to do or the source has failed."""
-        while not self._closed:
-            try:
-                ref = self.todo.popleft()
-            except IndexError:
-                return
-            try:
-                self._bring(ref, abort)
-            except AbortedByCaller:
-                self._close(ref)
-                return
-            except SourceFault:
-                self._close(ref)
-            except Problem as broken:
-                self.broken = self.broken or broken
-                self._close(ref)
-
-    def remaining(self) -> Iterable[BlobRef]:
-        """What the lanes did not bring."""
-        return (*self.left, *self.todo)
-
-    def _close(self, ref: BlobRef) -> None:
-        self._closed = True
-        self.left.append(ref)
-
-    def _bring(self, ref: BlobRef, abort: Abort) -> None:
-        if self.store.holds(ref):
-            self.store.touch(ref.blake3)
-            with self._lock:
-                self.present += ref.size
-        else:
-            data = self._ask(ref, abort) if ref.size else b""
-            if blake3(data).digest() != ref.blake3.raw:
-                raise PieceMismatch(self.source.url, 0)
-            self.store.put(ref.blake3, data)
-            with self._lock:
-                self.used += ref.size
-        self.on_stored(ref)
-
-    def _ask(self, ref: BlobRef, abort: Abort) -> bytearray:
-        route = replace(self.route, url=parse_url(self.source.blob_url(ref.blake3)))
-        wanted = Wanted(0, ref.size, ref.size, ranged=False, zstd=True)
-        reader = self.transport.open_span(self.source.url, route, wanted, self.deadlines, abort)
-        if isinstance(reader, Redirected):
-            raise SourceFault(self.source.url, "redirects, which the race follows")
+        lane = KeptLane(self.transport, self.source.url, self.route, self.deadlines, abort)
+        batch: list[tuple[BlobRef, bytes]] = []
         try:
-            buffer = bytearray(ref.size)
-            view = memoryview(buffer)
-            filled = 0
-            while filled < ref.size:
-                filled += reader.readinto(view[filled:])
-            return buffer
+            self._work(lane, batch)
         finally:
-            reader.close()
+            lane.close()
+            self._store(batch)
+
+    def remaining(self) -> list[BlobRef]:
+        """What the lanes did not bring."""
+        return [*self._left, *self.todo]
+
+    def report(self) -> SourceReport:
+        return SourceReport(self.source, self._used, self._wasted, self._banned, tuple(self._faults))
+
+    def _work(self, lane: KeptLane, batch: list[tuple[BlobRef, bytes]]) -> None:
+        size = 0
+        coming = self._ask(lane)
+        while coming is not None:
+            ref, coming = coming, None
+            try:
+                data = lane.receive(ref.size)
+                coming = self._ask(lane)  # the source works on the next while this one is hashed and written
+                self._check(ref, data)
+            except AbortedByCaller:
+                self._put_back(ref, coming)
+                return
+            except NotThere as absent:
+                self._note_absent(ref, absent)
+                coming = self._ask(lane)
+            except SourceFault as fault:
+                self._note_fault(fault)
+                self._put_back(ref, coming)
+                return
+            else:
+                batch.append((ref, data))
+                size += ref.size
+                if len(batch) >= BATCH_BLOBS or size >= BATCH_BYTES:
+                    self._store(batch)
+                    size = 0
+        lane.give_back()
+
+    def _ask(self, lane: KeptLane) -> BlobRef | None:
+        if self._closed:
+            return None
+        try:
+            ref = self.todo.popleft()
+        except IndexError:
+            return None
+        lane.ask(self._folder + ref.blake3.hex)
+        return ref
+
+    def _check(self, ref: BlobRef, data: bytes) -> None:
+        if blake3(data).digest() != ref.blake3.raw:
+            with self._lock:
+                self._wasted += len(data)
+            raise PieceMismatch(self.source.url, 0)
+        self._absent = 0
+
+    def _put_back(self, *refs: BlobRef | None) -> None:
+        self.todo.extend(ref for ref in refs if ref is not None)
+
+    def _note_absent(self, ref: BlobRef, absent: NotThere) -> None:
+        with self._lock:
+            self._left.append(ref)
+            self._absent += 1
+            if self._absent >= MAX_ABSENT:
+                self._faults.append(absent.what)
+                self._closed = True
+
+    def _note_fault(self, fault: SourceFault) -> None:
+        with self._lock:
+            self._faults.append(fault.what)
+            self._closed = self._closed or not isinstance(fault, _OWN)
+            if isinstance(fault, PieceMismatch) and self.source.kind is SourceKind.PEER:
+                self._banned = fault.what
+
+    def _store(self, batch: list[tuple[BlobRef, bytes]]) -> None:
+        """Make these durable, and say so."""
+        try:
+            self.store.put_many([(ref.blake3, data) for ref, data in batch])
+        except Problem as broken:
+            with self._lock:
+                self.broken = self.broken or broken
+                self._closed = True
+        else:
+            with self._lock:
+                self._used += sum(len(data) for _, data in batch)
+                self.stored.extend(ref for ref, _ in batch)
+        batch.clear()

@@ -92,7 +92,9 @@ class SpanReader(Protocol):
         """Done with it; a fully read connection is kept for the next span."""
 
 
-class _Connection:
+class Connection:
+    """A connected socket, and whom it leads to."""
+
     def __init__(self, route: Route, sock: socket.socket) -> None:
         self.key = route.key
         self.sock = sock
@@ -105,7 +107,7 @@ class HttpTransport:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
         self._lock = threading.Lock()
-        self._idle: dict[tuple[str, str, int], list[_Connection]] = defaultdict(list)
+        self._idle: dict[tuple[str, str, int], list[Connection]] = defaultdict(list)
         self.connections_made = 0
 
     def close(self) -> None:
@@ -119,13 +121,13 @@ class HttpTransport:
         self, source: str, route: Route, wanted: Wanted, deadlines: Deadlines, abort: Abort
     ) -> HttpSpan | Redirected:
         """Ask for bytes of a resource. Raises SourceFault, AbortedByCaller."""
-        pooled = self._take(route.key)
+        pooled = self.take(route.key)
         if pooled is not None:
             try:
                 return self._exchange(pooled, source, route, wanted, deadlines, abort)
             except _StaleConnection:
                 pooled.sock.close()  # closed by the server while idle: no fault of anybody's
-        connection = self._connect(source, route, deadlines, abort)
+        connection = self.connect(source, route, deadlines, abort)
         try:
             return self._exchange(connection, source, route, wanted, deadlines, abort)
         except _StaleConnection as gone:
@@ -134,7 +136,7 @@ class HttpTransport:
 
     def size_of(self, source: str, route: Route, deadlines: Deadlines, abort: Abort) -> int | Redirected:
         """What the source says a resource's length is, which proves nothing. Raises SourceFault, AbortedByCaller."""
-        connection = self._connect(source, route, deadlines, abort)
+        connection = self.connect(source, route, deadlines, abort)
         try:
             parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
             request = _request(route.url, None)
@@ -145,7 +147,8 @@ class HttpTransport:
         finally:
             connection.sock.close()
 
-    def _take(self, key: tuple[str, str, int]) -> _Connection | None:
+    def take(self, key: tuple[str, str, int]) -> Connection | None:
+        """An idle connection, which its server may have closed by now."""
         stale = []
         found = None
         with self._lock:
@@ -160,7 +163,13 @@ class HttpTransport:
             connection.sock.close()
         return found
 
-    def _give_back(self, connection: _Connection) -> None:
+    def give_back(self, connection: Connection, abort: Abort) -> None:
+        """Keep a connection on which nothing is under way for the next exchange."""
+        try:
+            abort.attach(None)
+        except AbortedByCaller:
+            connection.sock.close()
+            return
         connection.idle_since = time.monotonic()
         with self._lock:
             pool = self._idle[connection.key]
@@ -169,7 +178,8 @@ class HttpTransport:
                 return
         connection.sock.close()
 
-    def _connect(self, source: str, route: Route, deadlines: Deadlines, abort: Abort) -> _Connection:
+    def connect(self, source: str, route: Route, deadlines: Deadlines, abort: Abort) -> Connection:
+        """A new connection. Raises ConnectFailed, AddressRefused, AbortedByCaller."""
         if not route.addresses:
             raise AddressRefused(source, f"{route.url.host} has no address that this node may talk to")
         until = time.monotonic() + deadlines.connect
@@ -197,7 +207,7 @@ class HttpTransport:
             else:
                 with self._lock:
                     self.connections_made += 1
-                return _Connection(route, sock)
+                return Connection(route, sock)
         raise ConnectFailed(source, f"no connection to {route.url.authority}: {fault or 'timed out'}") from fault
 
     def _wrap(self, sock: socket.socket, host: str, abort: Abort) -> ssl.SSLSocket:
@@ -208,7 +218,7 @@ class HttpTransport:
         return wrapped
 
     def _exchange(
-        self, connection: _Connection, source: str, route: Route, wanted: Wanted, deadlines: Deadlines, abort: Abort
+        self, connection: Connection, source: str, route: Route, wanted: Wanted, deadlines: Deadlines, abort: Abort
     ) -> HttpSpan | Redirected:
         try:
             abort.attach(connection.sock)
@@ -289,7 +299,7 @@ class HttpSpan:
     def __init__(
         self,
         transport: HttpTransport,
-        connection: _Connection,
+        connection: Connection,
         source: str,
         parser: h11.Connection,
         body: Body,
@@ -324,11 +334,6 @@ class HttpSpan:
         """Keep the connection if its body was read to the end; drop it otherwise."""
         connection = self._connection
         if self._left == 0 and self._keep and self._raw.at_end:
-            try:
-                self._abort.attach(None)
-            except AbortedByCaller:
-                connection.sock.close()
-                return
-            self._transport._give_back(connection)
+            self._transport.give_back(connection, self._abort)
         else:
             connection.sock.close()
