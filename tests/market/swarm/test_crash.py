@@ -146,12 +146,15 @@ TABLE = PieceTable(
 )
 REF = BlobRef(TABLE.whole, len(DATA))
 PINNED = Digest("77" * 32)
+TOGETHER = [(Digest.from_bytes(blake3(data).digest()), data) for data in (b"11", b"13", b"one in another folder")]
+"""Two of them share a folder."""
 
 
 def _live(root: Path, disk: Disk) -> None:
     """A store's life: a blob is added, another comes piece by piece with checkpoints, a pin is set."""
     with open_store(root, disk=disk) as store:
         store.add_bytes(b"added at once")
+        store.put_many(TOGETHER)
         with store.open_partial(REF, TABLE) as partial:
             for index in (1, 0, 4, 3, 2):
                 partial.write(index, memoryview(DATA)[index * PIECE : (index + 1) * PIECE])
@@ -167,7 +170,7 @@ def test_a_power_cut_after_any_step_leaves_nothing_wrongly_trusted(tmp_path: Pat
     disk = RecordingDisk()
     before = tmp_path / "before"
     _live(before, disk)
-    resumed = []
+    resumed, together = [], []
     for steps in range(len(disk.log) + 1):
         world = PowerCut()
         for step in disk.log[:steps]:
@@ -186,6 +189,9 @@ def test_a_power_cut_after_any_step_leaves_nothing_wrongly_trusted(tmp_path: Pat
                     assert partial.damaged() == [], steps
                     resumed.append(len(partial.have))
             assert store.pins() <= {PINNED}
+            together.append(sum(store.has(digest) for digest, _ in TOGETHER))
     assert resumed == sorted(resumed), "what was recorded once stays"
     assert max(resumed) == 5
+    assert together == sorted(together), "what has its place keeps it"
+    assert together[-1] == len(TOGETHER)
     assert os.listdir(before / "tmp") == []

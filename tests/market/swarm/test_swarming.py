@@ -325,36 +325,3 @@ async def test_rates_outlive_the_process(tmp_path: Path) -> None:
             assert quality.rate is not None
             assert 5e6 < quality.rate < 60e6
             assert again.sources.good_peers(time.time(), 4) == (server.url,)
-
-
-# --- many small blobs
-
-
-async def test_many_small_blobs_come_over_a_few_connections(store: Store, tmp_path: Path) -> None:
-    refs = [publish(tmp_path / "published", some_bytes(100 + n, str(n))) for n in range(60)]
-    large = publish(tmp_path / "published", DATA)
-    stored: list[BlobRef] = []
-    with BlobServer(tmp_path / "published") as server:
-        with Fetcher(store, [Source(server.url, SourceKind.ORIGIN)], LOOPBACK) as fetcher:
-            report = await fetcher.fetch_many([*refs, large, refs[0]], stored.append)
-            again = await fetcher.fetch_many(refs)
-        assert server.connections <= 4
-    assert sorted(ref.size for ref in stored) == sorted(ref.size for ref in (*refs, large))
-    assert all(store.holds(ref) for ref in (*refs, large))
-    assert report.fetched == sum(ref.size for ref in (*refs, large)) + 7 * 32
-    assert (again.fetched, again.already_present) == (0, sum(ref.size for ref in refs))
-
-
-@pytest.mark.parametrize(
-    "faults",
-    [Faults(corrupt_pieces=frozenset({0})), Faults(stall_after=-1), Faults(status=500), Faults(truncate_after=10)],
-)
-async def test_small_blobs_that_their_origin_does_not_bring_come_from_a_peer(
-    store: Store, tmp_path: Path, faults: Faults
-) -> None:  # R-SW2
-    refs = [publish(tmp_path / "published", some_bytes(100 + n, str(n))) for n in range(5)]
-    with BlobServer(tmp_path / "published", faults) as bad, BlobServer(tmp_path / "published") as good:
-        sources = [Source(bad.url, SourceKind.ORIGIN), Source(good.url, SourceKind.PEER)]
-        with Fetcher(store, sources, LOOPBACK, origin_deadlines=QUICK) as fetcher, trio.fail_after(20):
-            await fetcher.fetch_many(refs)
-    assert all(store.holds(ref) for ref in refs)
