@@ -156,8 +156,8 @@ class Fetcher:
         began = self._clock()
         told = on_stored or _nobody
         wanted = tuple(dict.fromkeys(refs))
-        small = [ref for ref in wanted if ref.pieces is None]
-        rest = [ref for ref in wanted if ref.pieces is not None]
+        small = [ref for ref in wanted if ref.pieces is None and ref.size]
+        rest = [ref for ref in wanted if ref.pieces is not None or not ref.size]
         report = FetchReport()
         if len(small) > 1:
             report, small = await self._in_lanes(small, told)
