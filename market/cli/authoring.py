@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,17 +100,19 @@ def app_validate(session: Session, folder: Path) -> None:
     )
 
 
-@app.command("render", epilog="Example: archy app render apps/hello")
+@app.command("render", epilog="Examples: archy app render apps/hello, archy app render apps/hello --explain")
 @_FOLDER
 @click.option("--publisher", help="Whose app it is; by default this home's DID.")
 @click.option("--podman", default="5.4.0", show_default=True, help="Render for this Podman.")
+@click.option("--explain", "explained", is_flag=True, help="Say before each line why it is there.")
 @json_option
 @click.pass_obj
-def app_render(session: Session, folder: Path, publisher: str | None, podman: str) -> None:
+def app_render(session: Session, folder: Path, publisher: str | None, podman: str, explained: bool) -> None:
     """Print the Quadlet units that an install would write. Before packing, image digests show as zeros."""
     from apps.machines import local_arch
     from apps.names import AppName
     from orchestrator import render_units
+    from orchestrator.quadlet.explain import explain, lines
 
     manifest = _read_manifest(folder)
     name = AppName(publisher or _own_did(session), manifest.id)
@@ -117,9 +120,12 @@ def app_render(session: Session, folder: Path, publisher: str | None, podman: st
         units = render_units(name, manifest, arch=local_arch(), podman=podman)
     except ValueError as error:
         raise UsageProblem(f"--podman {podman!r} is not a version", remedy="for example 5.4.2") from error
+    result: dict[str, Any] = {"schema": "archy/units/1", "units": dict(units)}
+    if explained:
+        result["lines"] = {name: [asdict(line) for line in lines(text)] for name, text in units.items()}
     session.show(
-        {"schema": "archy/units/1", "units": dict(units)},
-        lambda r: "\n".join(f"# {name}\n{text}" for name, text in r["units"].items()),
+        result,
+        lambda r: "\n".join(f"# {name}\n{explain(text) if explained else text}" for name, text in r["units"].items()),
     )
 
 

@@ -1,0 +1,35 @@
+"""`archy app render`: the units of an app, for people and for programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.market.cli.archy import Archy
+
+HELLO = str(Path(__file__).parents[3] / "apps" / "hello")
+MARK = ("--publisher", "did:key:zAlice")
+
+
+@pytest.fixture
+def archy(tmp_path: Path) -> Archy:
+    return Archy(tmp_path / "home")
+
+
+def test_explained_units_are_the_units_with_a_comment_before_each_line(archy: Archy) -> None:
+    plain, explained = (archy("app", "render", HELLO, *MARK, *more) for more in ((), ("--explain",)))
+    assert (plain.code, explained.code) == (0, 0)
+    kept = [line for line in explained.out.splitlines() if line in plain.out.splitlines()]
+    assert kept == plain.out.splitlines()
+    above = dict(zip(explained.out.splitlines()[1:], explained.out.splitlines(), strict=False))
+    assert above["Pull=never"].startswith("# no registry is asked")
+    assert above["StopTimeout=10"].startswith("# `stop_grace_secs`")
+
+
+def test_explained_units_are_a_list_of_lines_for_programs(archy: Archy) -> None:
+    answer = archy("app", "render", HELLO, *MARK, "--explain", "--json").json
+    assert answer["schema"] == "archy/units/1"
+    assert set(answer["lines"]) == set(answer["units"])
+    assert all(line["why"] for lines in answer["lines"].values() for line in lines)
+    assert "lines" not in archy("app", "render", HELLO, *MARK, "--json").json
