@@ -15,36 +15,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import trio
 
-from apps.images import MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, ImageIndex, image_containers, platform_for
+from apps.images import MAX_INDEX_BYTES, MAX_MANIFEST_BYTES, ImageIndex
 from apps.manifest import Manifest, parse_manifest_json
 from apps.manifest_parts import Platform
 from market.bundle_folder import BundlePart, build, is_whole
+from market.bundle_plan import BlobPlan, check_image, plan_blobs
+from market.bundle_plan import InconsistentRelease as InconsistentRelease
 from market.errors import EnvironmentLacks, Refused
 from market.identity.canonical import canonical_bytes
 from market.model import BlobRef, Release
-from market.oci import (
-    LAYOUT_FILE,
-    BadImage,
-    Descriptor,
-    ImageConfig,
-    ImageManifest,
-    check_pair,
-    check_sha256,
-    layout_index,
-)
+from market.oci import LAYOUT_FILE, Descriptor, layout_index
 from market.swarm import Fetcher, FetchProgress, FetchReport, Store
 from market.swarm.disk import told
-
-
-class InconsistentRelease(Refused):
-    """What the publisher signed does not fit together. No source is to blame; `judge(broken=...)` remembers it."""
-
-    kind: ClassVar[str] = "inconsistent-release"
 
 
 class NotEnoughRoom(EnvironmentLacks):
@@ -103,45 +90,8 @@ class AcquiredBundle:
     report: AcquireReport
 
 
-@dataclass(frozen=True, slots=True)
-class BlobPlan:
-    """What a manifest names directly: an image per container, for one architecture, and files by path."""
-
-    images: Mapping[str, Platform]
-    files: Mapping[str, BlobRef]
-
-    def blobs(self) -> tuple[BlobRef, ...]:
-        """Each once: the image indexes, then the files."""
-        indexes = (image.index.blob for image in self.images.values())
-        return tuple(dict.fromkeys((*indexes, *self.files.values())))
-
-
 OnProgress = Callable[[AcquireProgress], None]
 FreeSpace = Callable[[Path], int]
-
-
-def plan_blobs(manifest: Manifest, arch: str) -> BlobPlan:
-    """Pure. Raises Refused when a container has no image for `arch` ("amd64", "arm64"), naming what there is."""
-    images = {name: platform_for(container, arch) for name, container in image_containers(manifest).items()}
-    files = {path: entry.blob for path, entry in manifest.files.items()}
-    for path in files:
-        if clash := next((parent.as_posix() for parent in PurePosixPath(path).parents if str(parent) in files), None):
-            raise InconsistentRelease(f"{clash} is both a file and a folder", where=f"files.{path}")
-    return BlobPlan(images, files)
-
-
-def check_image(index: ImageIndex, raw_manifest: bytes, raw_config: bytes, *, arch: str, where: str) -> None:
-    """Pure. Raises Refused unless OCI manifest and config are the index's own, are for `arch`, and agree with it."""
-    check_sha256(raw_manifest, index.manifest.sha256, where=f"{where}: OCI manifest")
-    check_sha256(raw_config, index.config.sha256, where=f"{where}: image config")
-    manifest = ImageManifest.parse(raw_manifest, where=f"{where}: OCI manifest")
-    config = ImageConfig.parse(raw_config, where=f"{where}: image config")
-    check_pair(manifest, config, where=where)
-    listed = tuple(Descriptor(blob.sha256, blob.ref.size) for blob in index.layers)
-    if manifest.layers != listed or manifest.config != Descriptor(index.config.sha256, index.config.ref.size):
-        raise BadImage("the OCI manifest lists other blobs than the image index", where=where)
-    if config.arch != arch:
-        raise BadImage(f"the image for {arch} is one for {config.arch[:40]!r}", where=where)
 
 
 def free_space(folder: Path) -> int:
@@ -236,37 +186,52 @@ class _Acquisition:
     async def bring(self, plan: BlobPlan) -> tuple[BundlePart, ...]:
         """Everything that the bundle consists of, fetched and checked."""
         self._expect(plan.blobs())
-        parts: list[BundlePart] = []
-        for container, image in plan.images.items():
-            parts += await self._bring_image(container, image)
+        parts = await self._bring_images(plan.images)
         parts += [BundlePart(f"files/{path}", ref) for path, ref in plan.files.items()]
         refs = [part.ref for part in parts]
         self._expect(refs)
         await self._check_room(refs)
-        for part in parts:
+        await self._fetch_small(refs, AcquireStep.FETCH)
+        small, large = _by_size(parts)
+        await self._check(small)
+        for part in large:
             await self._fetch(part.ref, part.path, AcquireStep.FETCH)
-            if part.sha256 and (part.ref, part.sha256) not in self._checked:
-                self._checked.add((part.ref, part.sha256))
-                self.tell(AcquireStep.CHECK, part.path)
-                await trio.to_thread.run_sync(self._check_file, part)
+            await self._check([part])
         return tuple(parts)
 
-    async def _bring_image(self, container: str, image: Platform) -> list[BundlePart]:
-        """The index, then the OCI manifest and config, which must say what the index says."""
-        where = f"{self._where}: containers.{container}"
-        if image.index.size > MAX_INDEX_BYTES:
-            raise self._inconsistent(f"an image index of {image.index.size} bytes", where)
-        raw_index = await self._read(image.index.blob, f"{container}: index", MAX_INDEX_BYTES)
+    async def _bring_images(self, images: Mapping[str, Platform]) -> list[BundlePart]:
+        """Every image's index, then its OCI manifest and config, which must say what the index says."""
+        for container, image in images.items():
+            if image.index.size > MAX_INDEX_BYTES:
+                raise self._inconsistent(f"an image index of {image.index.size} bytes", self._at(container))
+        await self._fetch_small((image.index.blob for image in images.values()), AcquireStep.PLAN)
+        indexes = {container: await self._read_index(container, image) for container, image in images.items()}
+        described = (blob.ref for index in indexes.values() for blob in (index.manifest, index.config))
+        await self._fetch_small(described, AcquireStep.PLAN)
+        parts: list[BundlePart] = []
+        for container, index in indexes.items():
+            await self._check_image(container, index)
+            parts += [BundlePart(f"{_blobs_of(container)}/{sha256}", ref, sha256) for sha256, ref in index.blobs()]
+        return parts
+
+    async def _read_index(self, container: str, image: Platform) -> ImageIndex:
+        where = self._at(container)
+        raw = await self._read(image.index.blob, f"{container}: index", MAX_INDEX_BYTES)
         with self._signed_together():
-            index = ImageIndex.parse(raw_index, where=where)
+            index = ImageIndex.parse(raw, where=where)
         if (image.manifest, image.config) != (f"sha256:{index.manifest.sha256}", f"sha256:{index.config.sha256}"):
             raise self._inconsistent("the image index names another manifest or config than the release", where)
+        return index
+
+    async def _check_image(self, container: str, index: ImageIndex) -> None:
         raw_manifest = await self._read(index.manifest.ref, f"{container}: manifest", MAX_MANIFEST_BYTES)
         raw_config = await self._read(index.config.ref, f"{container}: config", MAX_MANIFEST_BYTES)
         with self._signed_together():
-            check_image(index, raw_manifest, raw_config, arch=self._arch, where=where)
+            check_image(index, raw_manifest, raw_config, arch=self._arch, where=self._at(container))
         self._checked |= {(blob.ref, blob.sha256) for blob in (index.manifest, index.config)}
-        return [BundlePart(f"{_blobs_of(container)}/{sha256}", ref, sha256) for sha256, ref in index.blobs()]
+
+    def _at(self, container: str) -> str:
+        return f"{self._where}: containers.{container}"
 
     @contextmanager
     def _signed_together(self) -> Iterator[None]:
@@ -289,9 +254,28 @@ class _Acquisition:
 
         self.tell(step, text)
         self.report += await self._fetcher.fetch(ref, told_by)
-        self.leases.enter_context(self._store.lease(ref.blake3))
-        self.fetched[ref] = None
-        self._done += ref.size
+        self._hold([ref])
+
+    async def _fetch_small(self, refs: Iterable[BlobRef], step: AcquireStep) -> None:
+        """All blobs of one piece among these, together: one by one they would cost a round trip each, and more."""
+        small = [ref for ref in dict.fromkeys(refs) if ref.pieces is None and ref not in self.fetched]
+        if not small:
+            return
+        text = f"{len(small)} small blobs" if len(small) > 1 else "1 small blob"
+
+        def told_of(stored: Sequence[BlobRef]) -> None:
+            self._hold(stored)
+            self.tell(step, text)
+
+        self.tell(step, text)
+        self.report += await self._fetcher.fetch_many(small, told_of)
+
+    def _hold(self, stored: Iterable[BlobRef]) -> None:
+        """These are here, and stay until the bundle is built."""
+        for ref in stored:
+            self.leases.enter_context(self._store.lease(ref.blake3))
+            self.fetched[ref] = None
+            self._done += ref.size
 
     def _expect(self, refs: Iterable[BlobRef]) -> None:
         self._total = sum(ref.size for ref in {*refs, *self.fetched})
@@ -330,12 +314,23 @@ class _Acquisition:
             remedy=f"free some space: `df -h {self._store.root}`",
         )
 
-    def _check_file(self, part: BundlePart) -> None:
-        path = self._store.path(part.ref.blake3)
-        with told(path), path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != part.sha256:
-            raise self._inconsistent(f"its SHA-256 is {found}, not {part.sha256}", f"{self._where}: {part.path}")
+    async def _check(self, parts: Iterable[BundlePart]) -> None:
+        """The SHA-256 that the images name of these blobs, each once."""
+        due = {(part.ref, part.sha256): part for part in parts if part.sha256}
+        due = {key: part for key, part in due.items() if key not in self._checked}
+        if due:
+            first, *more = due.values()
+            self.tell(AcquireStep.CHECK, f"{first.path} and {len(more)} more" if more else first.path)
+            await trio.to_thread.run_sync(self._check_files, tuple(due.values()))
+            self._checked |= due.keys()
+
+    def _check_files(self, parts: Iterable[BundlePart]) -> None:
+        for part in parts:
+            path = self._store.path(part.ref.blake3)
+            with told(path), path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != part.sha256:
+                raise self._inconsistent(f"its SHA-256 is {found}, not {part.sha256}", f"{self._where}: {part.path}")
 
     def _inconsistent(self, what: str, where: str) -> InconsistentRelease:
         return InconsistentRelease(what, where=where, remedy="no source is to blame: ask the publisher to sign again")
@@ -355,6 +350,15 @@ class _Acquisition:
             name = f"localhost/archy/{self._release.app.slug}/{container}"
             yield f"images/{container}/oci-layout", LAYOUT_FILE
             yield f"images/{container}/index.json", layout_index(manifest, name=name)
+
+
+def _by_size(parts: Iterable[BundlePart]) -> tuple[list[BundlePart], list[BundlePart]]:
+    """Those of one piece, and those above."""
+    small: list[BundlePart] = []
+    large: list[BundlePart] = []
+    for part in parts:
+        (small if part.ref.pieces is None else large).append(part)
+    return small, large
 
 
 def _blobs_of(container: str) -> str:

@@ -46,7 +46,7 @@ REPAIRS: Final = 2
 """Times that pieces damaged on this disk are fetched again before the disk is given up."""
 
 OnProgress = Callable[[FetchProgress], None]
-OnStored = Callable[[BlobRef], None]
+OnStored = Callable[[Sequence[BlobRef]], None]
 _T = TypeVar("_T")
 
 
@@ -151,7 +151,8 @@ class Fetcher:
     async def fetch_many(self, refs: Iterable[BlobRef], on_stored: OnStored | None = None) -> FetchReport:
         """Bring many blobs, small ones over a few kept connections at once.
 
-        `on_stored` is called in this task, soon after each is here. Raises what `fetch` raises.
+        `on_stored` is called in this task, at most 10 times a second, with those that are here since. Raises what
+        `fetch` raises.
         """
         began = self._clock()
         told = on_stored or _nobody
@@ -163,14 +164,14 @@ class Fetcher:
             report, small = await self._in_lanes(small, told)
         for ref in (*small, *rest):
             report += await self.fetch(ref)
-            told(ref)
+            told([ref])
         return FetchReport(self._clock() - began, report.already_present, report.resumed, report.sources)
 
     async def _in_lanes(self, refs: Sequence[BlobRef], told: OnStored) -> tuple[FetchReport, list[BlobRef]]:
         """One source after the other, the best first; what is left is for the race, where all are asked at once."""
         here, todo = await self._file_work(sort_out, self._store, refs)
-        for ref in here:
-            told(ref)
+        if here:
+            told(here)
         report = FetchReport(already_present=sum(ref.size for ref in here))
         usable = self._usable()[:MAX_SOURCES]
         for source in usable:
@@ -198,8 +199,7 @@ class Fetcher:
                     abort = Abort()
                     nursery.start_soon(abortable, bind(lanes.run_one, abort), abort, self._session.spans)
             telling.cancel_scope.cancel()
-        while lanes.stored:
-            told(lanes.stored.popleft())
+        _tell_new(lanes, told)
         if lanes.broken is not None:
             raise lanes.broken
         self._credit(lanes.report())
@@ -354,12 +354,16 @@ class Fetcher:
 
 async def _tell_stored(lanes: Lanes, told: OnStored) -> None:
     while True:
-        while lanes.stored:
-            told(lanes.stored.popleft())
+        _tell_new(lanes, told)
         await trio.sleep(PROGRESS_SECONDS)
 
 
-def _nobody(ref: BlobRef) -> None:
+def _tell_new(lanes: Lanes, told: OnStored) -> None:
+    if new := lanes.take_stored():
+        told(new)
+
+
+def _nobody(stored: Sequence[BlobRef]) -> None:
     """Nobody asked."""
 
 

@@ -62,10 +62,9 @@ class Lanes:
     """To the source's base URL."""
     deadlines: Deadlines
     todo: deque[BlobRef]
-    stored: deque[BlobRef] = field(default_factory=deque)
-    """What is durable by now; whoever takes it from the left end is told of each once."""
     broken: Problem | None = None
     """A fault of this machine."""
+    _stored: list[BlobRef] = field(default_factory=list)
     _left: deque[BlobRef] = field(default_factory=deque)
     _faults: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_FAULTS))
     _banned: str | None = None
@@ -89,6 +88,12 @@ class Lanes:
         finally:
             lane.close()
             self._store(batch)
+
+    def take_stored(self) -> list[BlobRef]:
+        """What is durable since this was asked last."""
+        with self._lock:
+            stored, self._stored = self._stored, []
+        return stored
 
     def remaining(self) -> list[BlobRef]:
         """What the lanes did not bring."""
@@ -170,5 +175,5 @@ class Lanes:
         else:
             with self._lock:
                 self._used += sum(len(data) for _, data in batch)
-                self.stored.extend(ref for ref, _ in batch)
+                self._stored.extend(ref for ref, _ in batch)
         batch.clear()

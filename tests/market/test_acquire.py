@@ -190,6 +190,34 @@ async def test_the_report_says_who_served_what_and_what_was_here(
     assert all(a.done <= b.done for a, b in itertools.pairwise(seen))
 
 
+async def test_many_small_layers_are_asked_for_at_the_same_time(
+    bridge: Bridge, publisher: Publisher, node: Node
+) -> None:
+    layers = [layer(f"n{number}", b"x" * number) for number in range(20)]
+    release = publisher.release(layers=layers)
+    theirs = {blake3(raw).hexdigest() for raw in layers}
+    waiting, together = 0, asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal waiting
+        name = request.match_info["name"]
+        if name in theirs:
+            waiting += 1
+            if waiting == 4:
+                together.set()
+            await together.wait()  # one after the other, this would be for ever
+        return web.FileResponse(publisher.blobs / name)
+
+    app = web.Application()
+    app.router.add_get("/blobs/{name}", answer)
+    seen: list[AcquireProgress] = []
+    async with serve(bridge, app, tcp=("127.0.0.1", 0)) as at:
+        found = await node.acquire(release, Source(at.url, SourceKind.ORIGIN), on_progress=seen.append)
+    folder = found.root / "images" / "web" / "blobs" / "sha256"
+    assert {path.name for path in folder.iterdir()} >= {sha256(raw) for raw in layers}
+    assert (seen[-1].done, found.report.blobs) == (seen[-1].total, 20 + 8)
+
+
 async def test_a_whole_bundle_is_returned_without_a_single_source(
     bridge: Bridge, publisher: Publisher, node: Node
 ) -> None:

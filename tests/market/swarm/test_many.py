@@ -60,7 +60,7 @@ async def test_many_small_blobs_come_over_a_few_connections(store: Store, tmp_pa
     stored: list[BlobRef] = []
     with BlobServer(tmp_path / "published") as server:
         with fetcher(store, origin(server)) as fetching:
-            report = await fetching.fetch_many([*refs, large, empty, refs[0]], stored.append)
+            report = await fetching.fetch_many([*refs, large, empty, refs[0]], stored.extend)
             again = await fetching.fetch_many(refs)
         assert server.connections <= LANES
     every = (*refs, large, empty)
