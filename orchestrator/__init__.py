@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from apps.machines import local_arch
 from apps.problems import EnvironmentLacks
+from orchestrator.adoption import Orphan
 from orchestrator.bundle import Bundle
 from orchestrator.derived import DerivedFolder
 from orchestrator.engine import Orchestrator
@@ -38,6 +39,7 @@ __all__ = [
     "Finding",
     "NodeService",
     "Orchestrator",
+    "Orphan",
     "Progress",
     "SettingStatus",
     "Settings",

@@ -133,7 +133,7 @@ async def _remove(machine: Machine, step: Step, app: Names) -> None:
 async def _write_secrets(machine: Machine, names: tuple[str, ...], source: Source) -> None:
     for secret in source.manifest.generated_secrets:
         if secret.name in names:
-            value = machine.secrets.ensure(source.names.app, secret)
+            value = machine.secrets.value(source.names.app, secret.name)
             labels = {"archy.prefix": source.names.prefix, "archy.app": source.names.slug}
             await machine.podman.create_secret(source.names.secret(secret.name), value, labels)
 

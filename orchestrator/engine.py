@@ -11,26 +11,29 @@ import logging
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import trio
 
 from apps.names import AppName
-from apps.problems import NotRunning, Problem
+from apps.problems import NotRunning, Problem, Refused
 from orchestrator import guard
+from orchestrator.adoption import Orphan, is_here, orphans, recognise
 from orchestrator.apply import take
 from orchestrator.bundle import Bundle
+from orchestrator.checkup import lost_secrets, orphaned, orphans_unknown
 from orchestrator.converge import Report, converge, silent, statuses, wait_healthy
 from orchestrator.faults import Busy, Waiting
 from orchestrator.generations import Generations, Loaded
 from orchestrator.healing import Healing
-from orchestrator.health import ContainerStatus, app_state, checks, ready, window
+from orchestrator.health import checks, ready, window
 from orchestrator.links import StillNeeded
 from orchestrator.machine import Machine, Settings
 from orchestrator.operations import Operations
 from orchestrator.plan import Observed, StopUnits, plan, stop_seconds, unclaimed
+from orchestrator.secret_care import lost_for_good, restore_secrets
+from orchestrator.standing import Standing
 from orchestrator.state import AppRecord, Operation, State
-from orchestrator.status import AppStatus, Finding, Progress, SettingStatus, setting_statuses, urls
+from orchestrator.status import AppStatus, Finding, Progress, SettingStatus, setting_statuses
 from orchestrator.triggers import Trigger
 
 log = logging.getLogger(__name__)
@@ -55,7 +58,7 @@ class Orchestrator:
         self._locks: dict[str, trio.Lock] = {}
         self._operating: dict[str, str] = {}
         self._wake = trio.Event()
-        self._last: dict[str, AppStatus] = {}
+        self._standing = Standing(state, machine, self._generations, self._operating)
         self._failures: dict[str, tuple[int, float]] = {}
         self._ticks = 0
         self._healing = Healing(machine.care)
@@ -82,18 +85,77 @@ class Orchestrator:
         name = bundle.name
         async with self._operation(name, "installing"):
             report(Progress(name, "verify"))
-            loaded = await self._operations.verify(bundle)
-            seen = await self._machine.look(loaded.app.services, whole=True, strict=True)
-            await self._wait_for(name, loaded.providers)
-            operation = self._operations.begin(bundle, seen)
-            try:
-                await self._operations.carry_out(operation, report, lambda: self._bring_in(loaded.providers))
-            except BaseException:
-                self.wake()  # those that had joined a network with it leave it again
-                raise
+            here = await self._is_here(name) and await self._take_back(bundle, asked=True)
+            if here:
+                report(Progress(name, "health"))
+                loaded = await self._generations.load(self._generations.record(name))
+                await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
+            else:
+                await self._install_anew(bundle, report)
             self._failures.pop(name.slug, None)
         report(Progress(name, "done"))
-        return await self._status_of(name)
+        return await self._standing.of(name)
+
+    async def _install_anew(self, bundle: Bundle, report: Report) -> None:
+        name = bundle.name
+        loaded = await self._operations.verify(bundle)
+        seen = await self._machine.look(loaded.app.services, whole=True, strict=True)
+        await self._wait_for(name, loaded.providers)
+        operation = self._operations.begin(bundle, seen)
+        try:
+            await self._operations.carry_out(operation, report, lambda: self._bring_in(loaded.providers))
+        except BaseException:
+            self.wake()  # those that had joined a network with it leave it again
+            raise
+
+    async def adopt(self, bundle: Bundle) -> AppStatus:
+        """Know an app again whose units are here and which the database lost; what runs is not touched (R-ST7).
+
+        One that its user had stopped stays stopped (R-ST2). Raises Refused when what is here is of another release, and
+        whatever an installation of the bundle would be refused for.
+        """
+        name = bundle.name
+        async with self._operation(name, "adopting"):
+            if self._state.app(name) is not None:
+                raise Refused(f"{name.id} is installed", where=str(name), remedy=f"archy update {name.id}")
+            await self._take_back(bundle, asked=False)
+        return await self._standing.of(name)
+
+    async def orphans(self) -> tuple[Orphan, ...]:
+        """Apps that have units here and that the database does not know."""
+        seen = await self._machine.look((), whole=False, strict=True)
+        return orphans(self._known(), self._machine.prefix, seen)
+
+    async def _is_here(self, name: AppName) -> bool:
+        """Does something run, or is something kept, under the names of an app that is not in the database?"""
+        if self._state.app(name) is not None:
+            return False
+        return is_here(name.slug, await self._machine.look((), whole=False, strict=True))
+
+    async def _take_back(self, bundle: Bundle, *, asked: bool) -> bool:
+        """Adopt; with `asked` it is to run whatever its user said before, and False when the remains of another release
+        lie there dead, over which it can be installed."""
+        name = bundle.name
+        self._operations.remember(bundle, self._machine.folder.read())
+        loaded = await self._operations.verify(bundle)
+        seen = await self._machine.look(loaded.app.services, whole=True, strict=True)
+        try:
+            running = recognise(loaded.app, seen)
+        except Refused:
+            if asked and not any(box.labels.get("archy.app") == name.slug for box in seen.containers or ()):
+                return False
+            raise
+        record = self._operations.adopt(bundle, loaded, running=running or asked)
+        log.info("adopted", extra={"app": name.slug})
+        try:
+            await self._make_so(record, await self._generations.load(record), running=running or asked)
+            await self._bring_in(loaded.providers)
+        except Problem as problem:  # it is known again, and the next tick goes on
+            log.warning("an adopted app is not as wanted", extra={"app": name.slug, "problem": str(problem)})
+        return True
+
+    def _known(self) -> frozenset[str]:
+        return frozenset(record.name.slug for record in self._state.apps())
 
     async def start(self, name: AppName) -> AppStatus:
         """Start what its user stopped, and wait until it is healthy. Raises Unhealthy (it stays started)."""
@@ -108,7 +170,7 @@ class Orchestrator:
             self._failures.pop(name.slug, None)
             await self._make_so(record, loaded, running=True)
             await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
-        return await self._status_of(name)
+        return await self._standing.of(name)
 
     async def stop(self, name: AppName) -> AppStatus:
         """Stop an app; it stays stopped until `start` or `install` (R-ST2)."""
@@ -116,7 +178,7 @@ class Orchestrator:
             record = self._generations.record(name)
             self._state.want(name, "stopped")
             await self._make_so(record, await self._generations.load(record), running=False)
-        return await self._status_of(name)
+        return await self._standing.of(name)
 
     async def restart(self, name: AppName) -> AppStatus:
         """Stop a running app in reverse order, start it in order, and wait until it is healthy.
@@ -133,7 +195,7 @@ class Orchestrator:
             self._failures.pop(name.slug, None)
             await self._make_so(record, loaded, running=True)
             await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
-        return await self._status_of(name)
+        return await self._standing.of(name)
 
     def settings(self, name: AppName) -> tuple[SettingStatus, ...]:
         """What the operator may change of an app, and what holds now. Raises NotRunning."""
@@ -153,6 +215,17 @@ class Orchestrator:
         """An app's generated secrets, for its operator's eyes. Raises NotRunning for an unknown app."""
         self._generations.record(name)
         return self._machine.secrets.read(name)
+
+    async def rotate(self, name: AppName, secret: str) -> None:
+        """Make a secret anew and let everything that reads it know; return when the app is healthy with it.
+
+        Raises UsageProblem for what is no secret of the app, RolledBack with the old value in force again.
+        """
+        async with self._operation(name, "rotating a secret"):
+            await self._operations.rotate(self._generations.record(name), secret)
+            self._failures.pop(name.slug, None)
+            served = [link.dependant for link in self._state.choices.all_links() if link.provider == name]
+            await self._bring_in({dependant.slug: dependant for dependant in served})
 
     async def uninstall(self, name: AppName, *, purge: bool, needed: bool = False) -> None:
         """Remove an app's units, containers, network, images and Podman's secrets (R-ST10).
@@ -177,25 +250,11 @@ class Orchestrator:
             links = [link for link in self._state.choices.all_links() if link.dependant == name]
             await self._operations.remove(left)
             await self._bring_in({link.dependency: link.provider for link in links})
-        self._last.pop(name.slug, None)
+        self._standing.forget(name)
 
     async def status(self) -> tuple[AppStatus, ...]:
         """Every app. When the machine does not answer, what was last known, marked stale (R-ST11)."""
-        records = self._state.apps()
-        if not records:
-            return ()
-        try:
-            loaded = {record.name: await self._generations.load(record) for record in records}
-            services = [service for item in loaded.values() for service in item.app.services]
-            seen = await self._machine.look(services, whole=False, strict=True)
-        except Problem as problem:
-            return tuple(self._stale(record, str(problem)) for record in records)
-        asked = [check for item in loaded.values() for check in checks(item.manifest, item.app.names)]
-        answers = await self._machine.prober.ask(asked)
-        for record in records:
-            item = loaded[record.name]
-            self._last[record.name.slug] = self._describe(record, item, statuses(item, seen, answers))
-        return tuple(self._last[record.name.slug] for record in records)
+        return await self._standing.now()
 
     async def logs(self, name: AppName, *, lines: int) -> list[str]:
         """The newest lines that an app's containers wrote, oldest first. Raises NotRunning for an unknown app."""
@@ -205,7 +264,7 @@ class Orchestrator:
     async def unclaimed(self) -> tuple[str, ...]:
         """Units and containers that carry this node's mark and match no app; nothing removes them by itself."""
         seen = await self._machine.look((), whole=False, strict=True)
-        return unclaimed(frozenset(record.name.slug for record in self._state.apps()), seen)
+        return unclaimed(self._known(), seen)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Finish what a crash left, then keep reality as wanted until cancelled."""
@@ -254,6 +313,11 @@ class Orchestrator:
         await self._heal(seen, deep=whole)
         for record in records:
             running = record.desired == "running"
+            if self._generations.ailing(record):
+                self._mend(nursery, record.name)
+                continue
+            if whole and not self._lock(record.name).locked():
+                self._machine.secrets.settle(record.name)  # what a crash in a rotation left
             try:
                 want = await self._generations.wanted(record.name, loaded[record.name], running=running)
                 steps = plan(want, seen)
@@ -270,15 +334,12 @@ class Orchestrator:
         return self._healing.findings()
 
     async def checkup(self) -> tuple[Finding, ...]:
-        """`findings`, and every unit and container of this node that belongs to no app (R-ST7)."""
+        """`findings`, secrets that are lost, and every unit and container of this node without an app (R-ST7)."""
+        lost = {record.name.id: names for record in self._state.apps() if (names := self._generations.ailing(record))}
         try:
-            orphans = await self.unclaimed()
+            return (*self.findings(), *lost_secrets(lost), orphaned(await self.unclaimed()))
         except Problem as problem:
-            return (*self.findings(), Finding("orphans", False, f"not known: {problem.what}", "podman info"))
-        if not orphans:
-            return (*self.findings(), Finding("orphans", True, "no unit or container without an app"))
-        remedy = "look at each, then: systemctl --user stop UNIT; podman rm NAME; rm the unit's file"
-        return (*self.findings(), Finding("orphans", False, ", ".join(orphans), remedy))
+            return (*self.findings(), *lost_secrets(lost), orphans_unknown(problem))
 
     async def _heal(self, seen: Observed, *, deep: bool) -> None:
         answered = seen.containers is not None
@@ -324,12 +385,18 @@ class Orchestrator:
                 log.warning("an app is not as wanted", extra={"app": name.slug, "problem": str(problem)})
 
     async def _make_so(self, record: AppRecord, loaded: Loaded, *, running: bool) -> None:
+        lost: tuple[str, ...] = ()
+        if self._generations.ailing(record):
+            lost = await restore_secrets(self._machine, loaded.source.names, loaded.manifest)
+            loaded = await self._generations.load(record)  # what was taken back may be of another turn
         want = await self._generations.wanted(record.name, loaded, running=running)
 
         async def before_start() -> None:
             await self._check_providers(record.name, loaded.providers)
 
         await converge(self._machine, want, loaded.source, before_start=before_start)
+        if lost:
+            raise lost_for_good(record.name.id, lost)
 
     async def _wait_for(self, name: AppName, providers: Mapping[str, AppName]) -> None:
         """Wait until the apps that serve a dependency are well, each within its own window. Raises Unhealthy."""
@@ -379,29 +446,3 @@ class Orchestrator:
 
     def _open(self, name: AppName) -> Operation | None:
         return next((op for op in self._state.open_operations() if op.name == name), None)
-
-    async def _status_of(self, name: AppName) -> AppStatus:
-        return next(status for status in await self.status() if status.name == name)
-
-    def _describe(self, record: AppRecord, loaded: Loaded, found: tuple[ContainerStatus, ...]) -> AppStatus:
-        number = record.generation
-        generation = self._state.generation(record.name, number) if number is not None else None
-        return AppStatus(
-            record.name,
-            loaded.manifest.version,
-            generation.digest if generation else "",
-            record.desired,
-            self._operating.get(record.name.slug) or app_state(record.desired, found),  # R-ST5
-            found,
-            urls(loaded.manifest, self._machine.host.lan_address()),
-            loaded.app.services,
-        )
-
-    def _stale(self, record: AppRecord, why: str) -> AppStatus:
-        known = self._last.get(record.name.slug)
-        if known is not None:
-            return replace(known, detail=f"stale: {why}")
-        number = record.generation
-        generation = self._state.generation(record.name, number) if number is not None else None
-        version, digest = (generation.version, generation.digest) if generation else ("", "")
-        return AppStatus(record.name, version, digest, record.desired, "unknown", (), (), (), f"stale: {why}")

@@ -13,8 +13,9 @@ from types import MappingProxyType
 
 from apps.manifest import Manifest, parse_manifest_json
 from apps.names import AppName
-from apps.problems import NotRunning, Problem
+from apps.problems import NotRunning
 from orchestrator import guard
+from orchestrator.adoption import held_ports
 from orchestrator.apply import Source
 from orchestrator.bundle import Bundle
 from orchestrator.derived import DerivedFile, derive, facts
@@ -25,6 +26,7 @@ from orchestrator.plan import Absent, Wanted, stop_seconds
 from orchestrator.quadlet.keys import Version
 from orchestrator.quadlet.render import NO_LINKS, RenderedApp, Target, render
 from orchestrator.quadlet.text import literal
+from orchestrator.secret_care import lost_for_good
 from orchestrator.settled import Ports, choose_ports, settle
 from orchestrator.state import AppRecord, Generation, Operation, State
 
@@ -68,7 +70,7 @@ class Generations:
         return Target(self._machine.prefix, podman, self._arch, literal(str(self._machine.derived.folder)))
 
     def names(self, app: AppName) -> Names:
-        return Names(self._machine.prefix, app)
+        return Names(self._machine.prefix, app, tuple(sorted(self._machine.secrets.turns(app).items())))
 
     def record(self, app: AppName) -> AppRecord:
         """Raises NotRunning unless the app is installed."""
@@ -98,6 +100,8 @@ class Generations:
     def port_problem_of(self, app: AppName) -> Callable[[int, str, str], str]:
         """What prevents the app from having a host port; what it holds itself does not."""
         own = {(claim.port, claim.protocol) for claim in self.running_claims(app)}
+        if self._state.app(app) is None:  # what runs under its names is its own (R-ST7)
+            own |= held_ports(app.slug, self._machine.folder.read())
 
         def problem(port: int, bind: str, protocol: str) -> str:
             return "" if (port, protocol) in own else self._machine.host.port_problem(port, bind, protocol)
@@ -190,18 +194,21 @@ class Generations:
         derived = self.derived(app, loaded, self._machine.secrets.read(app)) if running else ()
         return Wanted(loaded.app, running, frozenset(keep), derived)
 
+    def ailing(self, record: AppRecord) -> tuple[str, ...]:
+        """Secrets of an installed app whose values are lost or damaged here."""
+        if record.generation is None:
+            return ()
+        manifest = self.signed(self._state.generation(record.name, record.generation))
+        return self._machine.secrets.ailing(record.name, [secret.name for secret in manifest.generated_secrets])
+
     def derived(self, app: AppName, loaded: Loaded, secrets: Mapping[str, str]) -> tuple[DerivedFile, ...]:
         """The derived files of a generation. Raises Problem; Refused for a template that does not work."""
         manifest = loaded.manifest
         if not manifest.derived_files:
             return ()
         if lost := sorted(secret.name for secret in manifest.generated_secrets if secret.name not in secrets):
-            # Making it again would give the app another value than Podman holds, and its data was made with.
-            raise Problem(
-                f"the secret {lost[0]} is lost, so that no file can be derived from it",
-                where=app.id,
-                remedy="restore it from a backup of the node's home",
-            )
+            # Making it again would give the app another value than its data was made with.
+            raise lost_for_good(app.id, tuple(lost))
         others = self.others(app) if loaded.providers else {}
         served = {
             dependency: exported(dependency, others[provider], self._machine.secrets.read(provider))

@@ -22,6 +22,8 @@ class Names:
 
     prefix: str
     app: AppName
+    turns: tuple[tuple[str, int], ...] = ()
+    """How often secrets were rotated. Another value has another name at Podman, so that what uses it restarts."""
 
     def __post_init__(self) -> None:
         check_prefix(self.prefix)
@@ -58,7 +60,8 @@ class Names:
         return f"{self.volume(label)}-volume.service"
 
     def secret(self, label: str) -> str:
-        return f"{self.stem}-{label}"
+        turn = dict(self.turns).get(label, 0)
+        return f"{self.stem}-{label}.{turn}" if turn else f"{self.stem}-{label}"
 
     def image(self, label: str) -> str:
         """The image's name without tag or digest."""
@@ -68,6 +71,12 @@ class Names:
 def folder_of(label: str, inside: str) -> str:
     """The folder, in the app's own of derived files, that appears as `inside` in a container."""
     return f"{label}/{hashlib.sha256(inside.encode()).hexdigest()[:12]}"
+
+
+def first_turn(secret: str) -> str:
+    """The name that a secret had at Podman before it was ever rotated; no label has a dot."""
+    base, _, turn = secret.rpartition(".")
+    return base if base and turn.isdigit() else secret
 
 
 def slice_name(prefix: str) -> str:

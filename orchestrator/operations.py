@@ -14,9 +14,10 @@ from functools import partial
 
 import trio
 
-from apps.problems import Problem, RolledBack
+from apps.problems import Problem, RolledBack, UsageProblem
 from orchestrator import guard
-from orchestrator.apply import dry_run
+from orchestrator.adoption import remembered_ports, remembered_settings
+from orchestrator.apply import dry_run, take
 from orchestrator.bundle import Bundle
 from orchestrator.converge import Report, converge, provide, silent, wait_healthy
 from orchestrator.generations import Generations, Loaded
@@ -24,11 +25,13 @@ from orchestrator.health import window
 from orchestrator.hooks import run_hooks
 from orchestrator.images import verify_layers
 from orchestrator.machine import Machine, Settings
-from orchestrator.plan import Observed
+from orchestrator.plan import Observed, WriteSecrets
+from orchestrator.secret_care import lost_for_good, restore_secrets
 from orchestrator.settled import checked_values, settle
 from orchestrator.state import AppRecord, Operation, OpState, State
 from orchestrator.status import Progress
 from orchestrator.supported import require_supported
+from orchestrator.unit_folder import OwnedFile
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,9 @@ class Operations:
         require_supported(manifest, podman=".".join(map(str, podman)), where=bundle.name.id)
         for layout in guard.check_images(bundle, self._arch):
             await trio.to_thread.run_sync(partial(verify_layers, layout, where=bundle.name.id))
+        lost = await restore_secrets(self._machine, self._generations.names(bundle.name), manifest)
+        if gone := tuple(name for name in lost if name in self._machine.secrets.known(bundle.name)):
+            raise lost_for_good(bundle.name.id, gone)
         free = self._machine.host.free_bytes(self._settings.data_dir)
         guard.check_disk(manifest, self._settings.data_dir, free)
         loaded = self._generations.fresh(bundle, podman)
@@ -83,6 +89,28 @@ class Operations:
         if providers:
             self._state.choices.set_links(name, operation.generation or 0, providers)
         return operation
+
+    def remember(self, bundle: Bundle, files: Mapping[str, OwnedFile]) -> None:
+        """Settings and chosen ports of an app that the database lost, as its units have them."""
+        choices, names = self._state.choices, self._generations.names(bundle.name)
+        if not choices.settings(bundle.name):
+            choices.set_settings(bundle.name, remembered_settings(bundle.manifest, names, files))
+        if not choices.ports(bundle.name):
+            choices.set_ports(bundle.name, remembered_ports(bundle.manifest, names, files))
+
+    def adopt(self, bundle: Bundle, loaded: Loaded, *, running: bool) -> AppRecord:
+        """Write down what is here already, in one transaction; the machine is not touched (R-ST7)."""
+        name = bundle.name
+        self._state.choices.set_ports(name, self._generations.choose_ports(name, bundle.manifest))
+        return self._state.adopt(
+            name,
+            version=bundle.version,
+            digest=bundle.digest,
+            root=bundle.root,
+            manifest=json.dumps(bundle.manifest.canonical(), ensure_ascii=False),
+            desired="running" if running else "stopped",
+            providers=loaded.providers,
+        )
 
     async def carry_out(self, operation: Operation, report: Report, join: Callable[[], Awaitable[None]]) -> None:
         """From the journal entry to the commit; `join` lets others join the networks they share with the app.
@@ -178,15 +206,55 @@ class Operations:
             await self._prove(record)
         except Problem as problem:
             choices.set_settings(name, before)
-            await self._prove(record, healthy=False)
+            await self._go_back(record)
             raise RolledBack(
                 f"{name.id} did not do well with the new settings, the old ones are back: {problem.what}",
                 where=problem.where or name.id,
                 remedy=problem.remedy,
             ) from problem
 
+    async def rotate(self, record: AppRecord, label: str) -> None:
+        """Make a secret anew, tell what reads it, and forget the old value once the app is healthy with the new one.
+
+        Raises UsageProblem for what is no secret; RolledBack with the old value in force.
+        """
+        name, secrets = record.name, self._machine.secrets
+        manifest = self._generations.signed_now(name)
+        found = next((secret for secret in manifest.generated_secrets if secret.name == label), None)
+        if found is None:
+            listed = ", ".join(secret.name for secret in manifest.generated_secrets) or "none"
+            raise UsageProblem(
+                f"{name.id} has no secret {label[:40]!a}", where=name.id, remedy=f"its secrets: {listed}"
+            )
+        secrets.rotate(name, found)
+        try:
+            loaded = await self._generations.load(record)
+            if record.desired == "running":
+                # Podman may hold another value under that name, of a turn that this node does not know any more
+                await take(self._machine, WriteSecrets((label,)), loaded.source, loaded.source.names)
+            await self._prove(record)
+        except Problem as problem:
+            secrets.turn_back(name, label)
+            await self._go_back(record)
+            raise RolledBack(
+                f"{name.id} did not do well with the new {label}, the old one is back: {problem.what}",
+                where=problem.where or name.id,
+                remedy=problem.remedy,
+            ) from problem
+        if record.desired != "running":
+            self._machine.derived.remove(name)  # they hold the old value, and are made again before the next start
+        secrets.settle(name)
+
+    async def _go_back(self, record: AppRecord) -> None:
+        """What held before holds again, whether the app does well with it or not; the ticks go on from there."""
+        try:
+            await self._prove(record, healthy=False)
+        except Problem as problem:
+            log.warning("not as before", extra={"app": record.name.slug, "problem": str(problem)})
+
     async def _prove(self, record: AppRecord, *, healthy: bool = True) -> None:
         loaded, running = await self._generations.load(record), record.desired == "running"
+        await restore_secrets(self._machine, loaded.source.names, loaded.manifest)
         want = await self._generations.wanted(record.name, loaded, running=running)
         await converge(self._machine, want, loaded.source)
         if running and healthy:

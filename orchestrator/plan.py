@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from orchestrator.derived import DerivedFile, DerivedSeen
 from orchestrator.links import LinkNetwork, link_prefix
-from orchestrator.names import Names, service_of
+from orchestrator.names import Names, first_turn, service_of
 from orchestrator.podman import ContainerSeen, Inventory
 from orchestrator.quadlet.render import STOP_MARGIN, RenderedApp, RenderedContainer
 from orchestrator.systemd import UnitState
@@ -42,7 +42,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """The app is to be gone, with all its images and these secrets (as Podman names them).
+    """The app is to be gone, with all its images and these secrets (as Podman names them), however often rotated.
 
     `services` are those of its containers, in the order to stop them; `seconds` is the deadline for that. With
     `purge` its volumes go too, except those in `spare`.
@@ -353,7 +353,11 @@ def _vanished(
 
 
 def _collect(want: Wanted, inventory: Inventory) -> Iterator[Step]:
-    """Images of generations that are no longer kept."""
+    """Secrets that were rotated away, and images of generations that are no longer kept."""
+    current = {want.app.names.secret(label) for label in want.app.secrets}
+    bases = {first_turn(name) for name in current}
+    if old := sorted(name for name in inventory.secrets - current if first_turn(name) in bases):
+        yield RemoveSecrets(tuple(old))
     start = want.app.names.image("")
     kept = want.keep | {container.image for container in want.app.containers}
     images = [i for i in inventory.images if i.name.startswith(start) and i.tag and f"{i.name}@{i.digest}" not in kept]
@@ -482,7 +486,8 @@ def _remove_inventory(want: Absent, inventory: Inventory) -> Iterator[Step]:
     names = want.names
     if names.network in inventory.networks:
         yield RemoveNetwork(names.network)
-    if secrets := tuple(sorted(inventory.secrets.intersection(want.secrets))):
+    bases = {first_turn(name) for name in want.secrets}
+    if secrets := tuple(sorted(name for name in inventory.secrets if first_turn(name) in bases)):
         yield RemoveSecrets(secrets)
     start = names.image("")
     if images := sorted(f"{i.name}:{i.tag}" for i in inventory.images if i.name.startswith(start) and i.tag):

@@ -94,6 +94,10 @@ class Podman(Protocol):
         """Create or replace."""
         ...
 
+    async def secret(self, name: str) -> bytes | None:
+        """The value of a secret; None where there is none."""
+        ...
+
     async def remove_secrets(self, names: Sequence[str]) -> None:
         """Absent ones are fine."""
         ...
@@ -187,6 +191,15 @@ class RootlessPodman:
     async def create_secret(self, name: str, value: bytes, labels: Mapping[str, str]) -> None:
         marks = [part for key, text in labels.items() for part in ("--label", f"{key}={text}")]
         await self._ask("secret", "create", "--replace", *marks, name, "-", stdin=value)
+
+    async def secret(self, name: str) -> bytes | None:
+        try:
+            (item,) = await self._json("secret", "inspect", "--showsecret", name)
+        except CommandFailed as error:
+            if "no such secret" in error.stderr:
+                return None
+            raise
+        return str(item.get("SecretData", "")).encode()
 
     async def remove_secrets(self, names: Sequence[str]) -> None:
         if names:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -298,6 +298,31 @@ class State:
                 secrets=secrets,
             )
             return self._begin(operation)
+
+    def adopt(
+        self,
+        name: AppName,
+        *,
+        version: str,
+        digest: str,
+        root: Path,
+        manifest: str,
+        desired: str,
+        providers: Mapping[str, AppName],
+    ) -> AppRecord:
+        """Know an app that is on the machine already, hooks and all. Raises Busy when it is known."""
+        slug = name.slug
+        with self._transaction():
+            self._db.execute("INSERT INTO apps VALUES (?, ?, ?, ?, 1)", (slug, name.publisher, name.id, desired))
+            self._db.execute(
+                "INSERT INTO generations VALUES (?, 1, ?, ?, ?, ?)", (slug, version, digest, str(root), manifest)
+            )
+            self._db.execute("INSERT INTO hooks_run VALUES (?)", (slug,))
+            self._db.executemany(
+                "INSERT INTO links VALUES (?, 1, ?, ?, ?)",
+                [(slug, dependency, p.publisher, p.id) for dependency, p in sorted(providers.items())],
+            )
+        return AppRecord(name, desired, 1)
 
     def begin_uninstall(self, name: AppName, *, purge: bool) -> Operation:
         """Journal a removal, and want the app stopped from now on."""

@@ -68,6 +68,10 @@ class FakePodman:
         self._machine.enter("podman", "create_secret", name)
         self._machine.secrets[name] = value
 
+    async def secret(self, name: str) -> bytes | None:
+        self._machine.enter("podman", "secret", name)
+        return self._machine.secrets.get(name)
+
     async def remove_secrets(self, names: Sequence[str]) -> None:
         self._machine.enter("podman", "remove_secrets", " ".join(names))
         for name in names:

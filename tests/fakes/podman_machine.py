@@ -41,7 +41,8 @@ class Box:
     networks: dict[str, frozenset[str]] = field(default_factory=dict)
     """Networks shared with other apps, and the names there."""
     starts: int = 1
-    ignores: frozenset[str] = frozenset()
+    secrets: dict[str, bytes] = field(default_factory=dict)
+    """Values as they were when it started, by their names at Podman."""
 
 
 @dataclass
@@ -192,8 +193,16 @@ class Machine:
             app, content = self.volumes[volume]
             self.volumes[volume] = (app, f"data of {app}" if content == "empty" else content)
         name = unit.values("Container", "ContainerName")[0]
+        given = [secret.split(",")[0] for secret in unit.values("Container", "Secret")]
         self.containers[name] = Box(
-            wanted, config, _labels(unit, "Container"), ports, self._new_id(), _host_files(mounts)
+            wanted,
+            config,
+            _labels(unit, "Container"),
+            ports,
+            self._new_id(),
+            _host_files(mounts),
+            joined,
+            secrets={secret: self.secrets[secret] for secret in given},
         )
 
     def _new_id(self) -> str:

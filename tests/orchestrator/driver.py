@@ -2,7 +2,8 @@
 
     archy-python -m tests.orchestrator.driver install '{"version": "1.0.0", "port": 18080}'
     archy-python -m tests.orchestrator.driver stop|start|restart|status|settle|watch|logs|uninstall|purge ['{...}']
-    archy-python -m tests.orchestrator.driver configure|secrets '{"settings": {"greeting": "Hi"}}'
+    archy-python -m tests.orchestrator.driver configure|secrets|rotate '{"settings": {"greeting": "Hi"}, "secret": "x"}'
+    archy-python -m tests.orchestrator.driver orphans|adopt '{...as for install}'
 
 Leaves with the problem's exit code; the problem is a JSON line too.
 """
@@ -78,7 +79,7 @@ def say(value: object) -> None:
 async def obey(orchestrator: Orchestrator, verb: str, order: dict[str, Any], home: Path) -> None:
     name = name_of(order)
     match verb:
-        case "install":
+        case "install" | "adopt":
             containers = order.get("containers") or {"web": web_container(order.get("port", 18080))}
             more = {"volumes": {"data": {"owner": "1000:1000"}}} | order.get("manifest", {})
             more |= files_entry(order.get("files", {}))
@@ -91,6 +92,9 @@ async def obey(orchestrator: Orchestrator, verb: str, order: dict[str, Any], hom
                 assert image is not None
                 blob = bundle.layout("web") / "blobs" / "sha256" / image.platforms[0].config[7:]
                 blob.write_bytes(blob.read_bytes().replace(b"linux", b"xunil"))
+            if verb == "adopt":
+                say((await orchestrator.adopt(bundle)).to_json())
+                return
             status = await orchestrator.install(bundle, report=lambda progress: say({"phase": progress.phase}))
             say(status.to_json())
         case "start":
@@ -101,6 +105,11 @@ async def obey(orchestrator: Orchestrator, verb: str, order: dict[str, Any], hom
             say([setting.to_json() for setting in await orchestrator.configure(name, order["settings"])])
         case "secrets":
             say(dict(orchestrator.secrets(name)))
+        case "rotate":
+            await orchestrator.rotate(name, order["secret"])
+            say({"rotated": order["secret"]})
+        case "orphans":
+            say([[orphan.id, orphan.running] for orphan in await orchestrator.orphans()])
         case "uninstall" | "purge":
             await orchestrator.uninstall(name, purge=verb == "purge")
             say({"gone": name.slug})

@@ -188,6 +188,7 @@ def test_a_lost_secret_is_never_made_again_under_a_file_that_was_derived_from_it
         await node.orchestrator.install(make_bundle(tmp_path, name=other, containers={"web": container(18081)}))
         content = on_disk(node).read_bytes()
         (node.settings.data_dir / "secrets" / HELLO.slug / "password").unlink()
+        node.world.secrets.pop(f"archy-{HELLO.slug}-password")
         node.world.stop(f"archy-{other.slug}-web.service")
         await node.tick()
         assert on_disk(node).read_bytes() == content

@@ -1,0 +1,78 @@
+"""How the apps stand: what is seen now or, while the machine does not answer, what was seen last (R-ST11)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from apps.names import AppName
+from apps.problems import Problem
+from orchestrator.converge import statuses
+from orchestrator.generations import Generations, Loaded
+from orchestrator.health import ContainerStatus, app_state, checks
+from orchestrator.machine import Machine
+from orchestrator.state import AppRecord, State
+from orchestrator.status import AppStatus, urls
+
+
+class Standing:
+    """Looks, and remembers the last look. `operating`: what its caller is doing to an app, by slug."""
+
+    def __init__(self, state: State, machine: Machine, generations: Generations, operating: Mapping[str, str]) -> None:
+        self._state = state
+        self._machine = machine
+        self._generations = generations
+        self._operating = operating
+        self._last: dict[str, AppStatus] = {}
+
+    async def now(self) -> tuple[AppStatus, ...]:
+        """Every app. When the machine does not answer, what was last known, marked stale."""
+        records = self._state.apps()
+        if not records:
+            return ()
+        try:
+            loaded = {record.name: await self._generations.load(record) for record in records}
+            services = [service for item in loaded.values() for service in item.app.services]
+            seen = await self._machine.look(services, whole=False, strict=True)
+        except Problem as problem:
+            return tuple(self._stale(record, str(problem)) for record in records)
+        asked = [check for item in loaded.values() for check in checks(item.manifest, item.app.names)]
+        answers = await self._machine.prober.ask(asked)
+        for record in records:
+            item = loaded[record.name]
+            self._last[record.name.slug] = self._describe(record, item, statuses(item, seen, answers))
+        return tuple(self._last[record.name.slug] for record in records)
+
+    async def of(self, name: AppName) -> AppStatus:
+        """One app that is known."""
+        return next(status for status in await self.now() if status.name == name)
+
+    def forget(self, name: AppName) -> None:
+        """The app is gone."""
+        self._last.pop(name.slug, None)
+
+    def _describe(self, record: AppRecord, loaded: Loaded, found: tuple[ContainerStatus, ...]) -> AppStatus:
+        _, digest = self._release(record)
+        return AppStatus(
+            record.name,
+            loaded.manifest.version,
+            digest,
+            record.desired,
+            self._operating.get(record.name.slug) or app_state(record.desired, found),  # R-ST5
+            found,
+            urls(loaded.manifest, self._machine.host.lan_address()),
+            loaded.app.services,
+        )
+
+    def _stale(self, record: AppRecord, why: str) -> AppStatus:
+        known = self._last.get(record.name.slug)
+        if known is not None:
+            return replace(known, detail=f"stale: {why}")
+        version, digest = self._release(record)
+        return AppStatus(record.name, version, digest, record.desired, "unknown", (), (), (), f"stale: {why}")
+
+    def _release(self, record: AppRecord) -> tuple[str, str]:
+        if record.generation is None:
+            return "", ""
+        generation = self._state.generation(record.name, record.generation)
+        return generation.version, generation.digest
