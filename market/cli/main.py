@@ -43,9 +43,9 @@ def archy(context: click.Context, home: Path | None, as_json: bool, progress: st
 
 def main() -> int:
     """Run the command line. Returns the exit code."""
-    from market.cli import authoring, blob, identity, market, node, publishers, trust
+    from market.cli import adopting, authoring, blob, identity, market, node, publishers, trust
 
-    for module in (market, trust, node, authoring, identity, publishers, blob):
+    for module in (market, trust, node, adopting, authoring, identity, publishers, blob):
         module.register(archy)
     as_json = "--json" in sys.argv
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from market.api.client import ControlClient
-from market.cli.options import json_option
+from market.cli.options import consent_of, json_option
 from market.cli.progress import ProgressPrinter
 from market.cli.service import service
 from market.cli.session import Session
@@ -195,6 +195,26 @@ def secrets_show(session: Session, app: str, name: str | None) -> None:
         lambda r: (
             safe(r["secrets"][name]) if name else "\n".join(f"{safe(k)}={safe(v)}" for k, v in r["secrets"].items())
         ),
+    )
+
+
+@secrets.command("rotate", epilog="Example: archy secrets rotate immich db-password")
+@click.argument("app")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@click.pass_obj
+def secrets_rotate(session: Session, app: str, name: str, yes: bool) -> None:
+    """Give an app's secret another value.
+
+    What reads it restarts or reloads, and the old value is forgotten once the app is healthy with the new one; else the
+    old one holds again (exit code 7). An app that keeps the secret in its own data too (a database's password) may need
+    more than this: see what its publisher says.
+    """
+    consent_of(f"Make {safe(name)} of {safe(app)} anew? What reads it restarts.", yes=yes)
+    session.show(
+        session.call("app.secrets.rotate", app=app, secret=name),
+        lambda r: f"{safe(r['secret'])} of {safe(r['id'])} is another one now; `archy secrets show` has it.",
     )
 
 

@@ -26,6 +26,12 @@ class ShowSecrets(OneApp):
     secret: str | None = Field(None, max_length=40)
 
 
+class RotateSecret(OneApp):
+    """The secret that is to get another value."""
+
+    secret: str = Field(max_length=40)
+
+
 async def configure(node: Node, request: ConfigureApp, report: Report) -> Mapping[str, Any]:
     """Show an app's settings, or change some and wait until the app is healthy with them."""
     name = installed_app(node, request.app)
@@ -52,3 +58,12 @@ async def secrets(node: Node, request: ShowSecrets, report: Report) -> Mapping[s
         raise UsageProblem(f"{name.id} has no secret {request.secret!r}", remedy=f"its secrets: {listed}")
     shown = {key: value for key, value in sorted(known.items()) if request.secret in (None, key)}
     return {"schema": "archy/secrets/1", "app": str(name), "secrets": shown}
+
+
+async def rotate(node: Node, request: RotateSecret, report: Report) -> Mapping[str, Any]:
+    """Make a secret anew, and wait until the app is healthy with it. The value itself is not told."""
+    name = installed_app(node, request.app)
+    async with node.lock_of(name):
+        report({"phase": "rotate", "text": f"{name.id} {request.secret}"})
+        await node.orchestrator.rotate(name, request.secret)
+    return {"schema": "archy/rotated/1", "app": str(name), "id": name.id, "secret": request.secret}

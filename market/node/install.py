@@ -124,10 +124,10 @@ async def _make_it_run(
         # Before anything is fetched: who signs this now, and what the key history says about a change.
         report({"phase": "signer", "text": verdict.signer.text})
     report({"phase": "score", "text": f"{verdict.points} of 100: {verdict.band}"})
-    _admit(verdict, consent, listing)
+    admit(verdict, consent, listing)
     await _require_machine(node)
     started = node.now()
-    bundle = await _acquire(node, release, report)
+    bundle = await fetch_bundle(node, release, report)
     fetched = node.now()
     status = await _hand_over(node, release, bundle, report)
     remember_signer(node, release)
@@ -142,7 +142,8 @@ async def _make_it_run(
     }
 
 
-def _admit(verdict: Verdict, consent: str, listing: Listing) -> None:
+def admit(verdict: Verdict, consent: str, listing: Listing) -> None:
+    """Raises Refused where the verdict, or the lack of the operator's own word, stands against an app."""
     if verdict.outcome is Outcome.REFUSE:
         raise Refused(
             f"refused: {'; '.join(verdict.reasons)}", where=str(listing.app), remedy="`archy show` has the evidence"
@@ -164,7 +165,9 @@ async def _require_machine(node: Node) -> None:
             )
 
 
-async def _acquire(node: Node, release: Release, report: Report) -> AcquiredBundle:
+async def fetch_bundle(node: Node, release: Release, report: Report) -> AcquiredBundle:
+    """A release's bundle, of which only what is not here is fetched. Raises Problem."""
+
     def told(progress: AcquireProgress) -> None:
         if progress.step in (AcquireStep.FETCH, AcquireStep.DONE):
             report({"phase": "fetch", **progress.to_json()})

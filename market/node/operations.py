@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from market.errors import UsageProblem
-from market.node import app_settings, blobs, browse, install, manage, publishers, settings, trusting, vouching
+from market.node import adopting, app_settings, blobs, browse, install, manage, publishers, settings, trusting, vouching
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
@@ -51,8 +51,10 @@ OPERATIONS: Final[Mapping[str, _Operation]] = {
     "trust.pin": _Operation(trusting.OfApp, trusting.pin),
     "trust.unpin": _Operation(trusting.OfApp, trusting.unpin),
     "attest": _Operation(vouching.Attest, vouching.attest),
+    "adopt": _Operation(adopting.Adopt, adopting.adopt),
     "app.config": _Operation(app_settings.ConfigureApp, app_settings.configure),
     "app.secrets": _Operation(app_settings.ShowSecrets, app_settings.secrets),
+    "app.secrets.rotate": _Operation(app_settings.RotateSecret, app_settings.rotate),
     "config": _Operation(settings.ChangeConfig, settings.change_config),
     "blobs": _Operation(Request, blobs.blobs),
     "blobs.add": _Operation(blobs.AddBlobs, blobs.add),

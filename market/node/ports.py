@@ -10,7 +10,7 @@ import trio
 
 from apps.names import AppName
 from market.node.home import Home
-from orchestrator import AppStatus, Bundle, Finding, Progress, SettingStatus
+from orchestrator import AppStatus, Bundle, Finding, Orphan, Progress, SettingStatus
 
 
 class OrchestratorPort(Protocol):
@@ -42,6 +42,15 @@ class OrchestratorPort(Protocol):
 
     def secrets(self, name: AppName) -> Mapping[str, str]:
         """The secrets that were made for an app, for its operator."""
+
+    async def rotate(self, name: AppName, secret: str) -> None:
+        """Make a secret anew and tell what reads it. Raises UsageProblem, RolledBack."""
+
+    async def orphans(self) -> tuple[Orphan, ...]:
+        """Apps that are on the machine and in no state of this node."""
+
+    async def adopt(self, bundle: Bundle) -> AppStatus:
+        """Know one of them again without touching it. Raises Refused when the bundle is of another release."""
 
     async def uninstall(self, name: AppName, *, purge: bool, needed: bool = False) -> None:
         """Remove units, networks, secrets and containers; keep the data unless `purge`.
