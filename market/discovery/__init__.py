@@ -3,9 +3,9 @@
 from market.discovery.documents import DEFAULT_HEAD_LIFE
 from market.discovery.embedded import relay_command
 from market.discovery.events import Event
+from market.discovery.examination import Candidate
 from market.discovery.faults import Fault, decide, faults_of, new_proof_events
 from market.discovery.index import Index, open_index
-from market.discovery.ingest import Candidate
 from market.discovery.own import announced, due_heads, known_history, never_behind, refreshed_heads, relays_of
 from market.discovery.publishing import PublishResult, publish
 from market.discovery.reasons import EXPLAINED, Fate, Outcome, Reason

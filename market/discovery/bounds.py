@@ -9,7 +9,8 @@ import sqlite3
 from typing import Final
 
 from market.discovery.documents import Document, HeadDocument
-from market.discovery.rows import drop_event, newest
+from market.discovery.event_rows import drop_event
+from market.discovery.rows import newest
 
 MAX_RELEASES_KEPT: Final = 200
 """By app, newest first: 5 MiB at worst. What a head offers and what proves an equivocation is kept besides."""
@@ -24,7 +25,7 @@ MAX_VOTES: Final = 5000
 def prune_releases(db: sqlite3.Connection, did: str, app: str) -> None:
     """Keep the newest releases of the app, within the bound."""
     older = db.execute(
-        "SELECT digest, event_id FROM documents AS d WHERE did = ? AND type = 'release' AND name = ?"
+        "SELECT digest, event FROM documents AS d WHERE did = ? AND type = 'release' AND name = ?"
         " AND NOT EXISTS (SELECT 1 FROM faults AS f WHERE f.did = d.did AND instr(f.evidence, d.digest))"
         " ORDER BY keys DESC, number DESC LIMIT -1 OFFSET ?",
         (did, app, MAX_RELEASES_KEPT),
@@ -33,14 +34,15 @@ def prune_releases(db: sqlite3.Connection, did: str, app: str) -> None:
         return
     head = newest(db, did, "head", app)
     offered = {ref.digest for ref in head.releases.values()} if isinstance(head, HeadDocument) else set()
-    for digest, event_id in older:
+    for digest, event in older:
         if digest not in offered:
             db.execute("DELETE FROM documents WHERE digest = ?", (digest,))
-            drop_event(db, event_id)
+            drop_event(db, event)
 
 
-def has_room(db: sqlite3.Connection, document: Document) -> bool:
-    """Whether one more app, or one more vote, of this publisher is within the bounds."""
+def has_room(db: sqlite3.Connection, document: Document, apps: dict[str, int]) -> bool:
+    """Whether one more app, or one more vote, of this publisher is within the bounds. `apps` remembers, for as long as
+    the transaction lasts, how many apps publishers have; the one that is allowed here is counted."""
     did = document.publisher
     if document.type == "attest":
         found = db.execute("SELECT count(*) FROM documents WHERE did = ? AND type = 'attest'", (did,)).fetchone()
@@ -49,5 +51,9 @@ def has_room(db: sqlite3.Connection, document: Document) -> bool:
         return True
     if db.execute("SELECT 1 FROM listings WHERE did = ? AND app = ?", (did, document.name)).fetchone():
         return True
-    found = db.execute("SELECT count(*) FROM listings WHERE did = ?", (did,)).fetchone()
-    return bool(found[0] < MAX_APPS)
+    if did not in apps:
+        (apps[did],) = db.execute("SELECT count(*) FROM listings WHERE did = ?", (did,)).fetchone()
+    if apps[did] >= MAX_APPS:
+        return False
+    apps[did] += 1
+    return True

@@ -70,7 +70,7 @@ class Standing:
     revoked_releases: frozenset[str] = frozenset()
     mark: Mark | None = None
     """Highest seen for the claim's type and name."""
-    rivals: Mapping[str, str] = field(default_factory=dict)
+    rivals: frozenset[str] = frozenset()
     """Digests of known documents of the same type and name, with the same number or version."""
     offers: Mapping[str, Mark] = field(default_factory=dict)
     """Highest release offered before, by channel; absent when that release was revoked."""

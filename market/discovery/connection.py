@@ -13,19 +13,21 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
-from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
-from websockets.trio.client import ClientConnection, connect
+from websockets.exceptions import InvalidURI, WebSocketException
 from websockets.uri import parse_uri
 
-from market.discovery.frames import MAX_MESSAGE_SIZE
+from market.discovery.websocket import WebSocket
 from market.errors import Problem
 
 OPEN_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
 """A relay that does not answer the closing handshake is simply left."""
+SEND_SECONDS: Final = 60.0
+"""A relay that takes nothing for so long is gone."""
 PING_SECONDS: Final = 20.0
-QUEUED_MESSAGES: Final = 16
-"""Messages read ahead of us: 2 MiB at worst; beyond that TCP holds the relay back."""
+"""Of silence before a ping, and once more until the relay counts as gone."""
+RECEIVE_SIZE: Final = 64 * 1024
+"""Bytes read at once, some sixty events; beyond that TCP holds the relay back."""
 
 
 class RelayFault(Problem):
@@ -37,23 +39,84 @@ class RelayFault(Problem):
 class RelayConnection:
     """Text messages both ways. Waits have the deadline of the caller's cancel scope."""
 
-    def __init__(self, url: str, socket: ClientConnection) -> None:
+    def __init__(self, url: str, stream: trio.abc.Stream) -> None:
         self.url = url
-        self._socket = socket
+        self._stream = stream
+        self._socket = WebSocket(url)
+        self._sending = trio.Lock()
 
     async def send(self, text: str) -> None:
         """Raises RelayFault when the connection is gone."""
-        try:
-            await self._socket.send(text)
-        except (ConnectionClosed, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise RelayFault(f"the connection was lost: {_reason(error)}", where=self.url) from error
+        if not self._socket.is_open:
+            raise self._lost()
+        self._socket.send(text)
+        await self._flush()
 
     async def receive(self) -> bytes:
         """The next message. Raises RelayFault when the connection is gone or the message too large."""
+        await self.wait()
+        return self._socket.messages.popleft()
+
+    async def wait(self) -> None:
+        """Until there is a message, so that `arrived` is not None. Raises RelayFault as `receive` does."""
+        while not self._socket.messages:
+            if self._socket.is_ending:
+                raise self._lost()
+            self._socket.receive(await self._some_data())
+            await self._flush()
+
+    def arrived(self) -> bytes | None:
+        """The next message, if it is here already."""
+        return self._socket.messages.popleft() if self._socket.messages else None
+
+    async def open(self) -> None:
+        """The opening handshake (RFC 6455, section 4.1). Raises RelayFault."""
         try:
-            return await self._socket.recv(decode=False)
-        except (ConnectionClosed, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            await self._flush()
+            while not self._socket.is_open:
+                self._socket.receive(await self._read())
+        except WebSocketException as error:
+            raise RelayFault(f"is no relay: {_reason(error)}", where=self.url) from error
+
+    async def close(self) -> None:
+        """The closing handshake, as far as the relay takes part in it."""
+        with trio.move_on_after(CLOSE_SECONDS):
+            try:
+                self._socket.close()
+                await self._flush()
+                while await self._stream.receive_some(RECEIVE_SIZE):
+                    pass
+            except (RelayFault, OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                return  # it is closed
+
+    async def _some_data(self) -> bytes:
+        """Whatever comes next; silence is answered with a ping, and silence after that ends the connection."""
+        with trio.move_on_after(PING_SECONDS):
+            return await self._read()
+        self._socket.ping()
+        await self._flush()
+        with trio.move_on_after(PING_SECONDS):
+            return await self._read()
+        raise RelayFault("the connection was lost: it does not answer", where=self.url)
+
+    async def _read(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(RECEIVE_SIZE))
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise RelayFault(f"the connection was lost: {_reason(error)}", where=self.url) from error
+
+    async def _flush(self) -> None:
+        if not (data := self._socket.take()):
+            return
+        try:
+            with trio.fail_after(SEND_SECONDS):
+                async with self._sending:
+                    await self._stream.send_all(data)
+        except (OSError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise RelayFault(f"the connection was lost: {_reason(error)}", where=self.url) from error
+
+    def _lost(self) -> RelayFault:
+        return RelayFault(f"the connection was lost: {self._socket.fault}", where=self.url)
 
 
 @asynccontextmanager
@@ -62,25 +125,19 @@ async def open_relay(url: str, *, public_only: bool = False) -> AsyncIterator[Re
 
     `public_only`: refuse private and loopback addresses (the URL was named by a stranger).
     """
-    stream = await _tcp(url, public_only)
+    stream = await open_stream(url, public_only=public_only)
     try:
-        async with connect(
-            url,
-            stream=stream,
-            proxy=None,
-            compression=None,  # an event is small, and a compressed bomb is not
-            open_timeout=OPEN_SECONDS,
-            close_timeout=CLOSE_SECONDS,
-            ping_interval=PING_SECONDS,
-            ping_timeout=PING_SECONDS,
-            max_size=MAX_MESSAGE_SIZE,
-            max_queue=QUEUED_MESSAGES,
-        ) as socket:
-            yield RelayConnection(url, socket)
-    except (WebSocketException, OSError, trio.BrokenResourceError, EOFError) as error:
-        raise RelayFault(f"is no relay: {_reason(error)}", where=url) from error
-    except ValueError as error:  # websockets says so of a redirect, since it was given the stream
-        raise RelayFault(f"is no relay: {_reason(error)}", where=url) from error
+        connection = RelayConnection(url, stream)
+        with trio.move_on_after(OPEN_SECONDS) as patience:
+            await connection.open()
+        if patience.cancelled_caught:
+            raise RelayFault(f"is no relay: no answer within {OPEN_SECONDS:.0f} s", where=url)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+    finally:
+        await trio.aclose_forcefully(stream)
 
 
 async def open_stream(url: str, *, public_only: bool = False) -> trio.abc.Stream:
@@ -89,7 +146,7 @@ async def open_stream(url: str, *, public_only: bool = False) -> trio.abc.Stream
     address = parse_uri(url)
     if not address.secure:
         return stream
-    return trio.SSLStream(stream, ssl.create_default_context(), server_hostname=address.host)
+    return trio.SSLStream(stream, ssl.create_default_context(), server_hostname=address.host, https_compatible=True)
 
 
 async def _tcp(url: str, public_only: bool) -> trio.SocketStream:
@@ -119,9 +176,6 @@ async def _public_tcp(url: str, host: str, port: int) -> trio.SocketStream:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, ConnectionClosed):
-        frame = error.rcvd or error.sent
-        return f"closed with code {frame.code}" if frame else "closed without a word"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.reason or error}"
+    if isinstance(error.__cause__, ssl.SSLError):
+        return f"TLS: {error.__cause__.reason or error.__cause__}"
     return str(error)[:200] or type(error).__name__

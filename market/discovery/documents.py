@@ -203,6 +203,9 @@ _FORMS: Final[dict[str, type[Signed]]] = {
     "revoke": RevokeDocument,
     "provider": ProviderDocument,
 }
+_REREAD: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    kind: msgspec.json.Decoder(form) for kind, form in (("identity", IdentityEntry), *_FORMS.items())
+}
 TYPES: Final = ("identity", "revoke", "release", "manifest", "head", "attest", "proof", "provider")
 """In the order in which a relay is asked: what others depend on comes first."""
 
@@ -224,6 +227,12 @@ def parse_document(document: Mapping[str, Any], unsigned: bytes | None = None) -
     if not isinstance(parsed, Document):  # the table above holds exactly these types
         raise BadDocument(f"no document type that is known here: {kind!r}")
     return parsed, document_digest(document) if unsigned is None else digest_of(unsigned)
+
+
+def reread_document(content: bytes, kind: str) -> Document:
+    """A document of this type, from the canonical bytes that passed `parse_document` before."""
+    document: Document = _REREAD[kind].decode(content)
+    return document
 
 
 def _check_members(document: Signed) -> None:

@@ -46,8 +46,11 @@ MAX_EVENT_SIZE: Final = 64 * 1024
 _HEX64 = Meta(pattern=r"^[0-9a-f]{64}\Z")
 
 
-class Event(msgspec.Struct, frozen=True):
-    """An event as decoded, with nothing verified yet. Unknown members are dropped: the id does not cover them."""
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """An event as decoded, with nothing verified yet. Unknown members are dropped: the id does not cover them.
+
+    It holds texts only, and so no cycle: the collector need not look at it.
+    """
 
     id: Annotated[str, _HEX64]
     pubkey: Annotated[str, _HEX64]
@@ -88,8 +91,17 @@ class Filter(msgspec.Struct, frozen=True, omit_defaults=True):
             and (not self.authors or event.pubkey in self.authors)
             and (self.until is None or event.created_at <= self.until)
             and (self.since is None or event.created_at >= self.since)
-            and all(any(value in wanted for value in event.tag(name)) for name, wanted in self.tags.items())
+            and (not self.tags or self._tags_match(event))
         )
+
+    def _tags_match(self, event: Event) -> bool:
+        for name, wanted in self.tags.items():
+            for tag in event.tags:
+                if len(tag) > 1 and tag[0] == name and tag[1] in wanted:
+                    break
+            else:
+                return False
+        return True
 
     def to_json(self) -> dict[str, Any]:
         """As it goes into a REQ."""

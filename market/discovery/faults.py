@@ -17,6 +17,7 @@ from apps.names import AppName
 from market.discovery import rows
 from market.discovery.checks import Mark
 from market.discovery.documents import proof_body, proof_tags
+from market.discovery.event_rows import drop_event
 from market.discovery.events import DOCUMENT_KIND, MAX_EVENT_SIZE, SchnorrSigner, sign_event
 from market.discovery.index import Index
 from market.errors import UsageProblem
@@ -162,14 +163,14 @@ def _take_branch(db: sqlite3.Connection, publisher: str, fault: Fault, chosen: s
     )
     for entry in left:
         gone = db.execute(
-            "SELECT digest, event_id FROM documents WHERE did = ? AND type != 'identity'"
+            "SELECT digest, event FROM documents WHERE did = ? AND type != 'identity'"
             " AND json_extract(CAST(body AS TEXT), '$.identity') = ?",
             (publisher, entry),
         ).fetchall()
-        for digest, event_id in gone:
+        for digest, event in gone:
             db.execute("DELETE FROM documents WHERE digest = ?", (digest,))
             db.execute("DELETE FROM revocations WHERE did = ? AND digest = ?", (publisher, digest))
-            rows.drop_event(db, event_id)
+            drop_event(db, event)
     _recount_marks(db, publisher)
 
 

@@ -17,9 +17,10 @@ from types import TracebackType
 from typing import Any, Final
 
 from apps.names import AppName, Digest
-from market.discovery import circle_rows, reading, rows, searching
+from market.discovery import circle_rows, event_rows, reading, searching
 from market.discovery.events import Filter
-from market.discovery.ingest import Candidate, Prepared, Publishers, Verified, Writing, open_claim, verify_candidate
+from market.discovery.examination import Answer, Candidate, Verified, examine, settle
+from market.discovery.ingest import Publishers, Writing
 from market.discovery.reasons import Outcome
 from market.discovery.schema import connect, faults_of, migrate, transaction
 from market.discovery.searching import Wanted
@@ -163,35 +164,30 @@ class Index:
         Call it in a worker thread. Raises EnvironmentLacks when the disk is full: then nothing of the batch is stored,
         and everything will be asked for again.
         """
-        return self.commit(self.prepare(batch))
+        new = self.unstored(batch)
+        answers = [examine(one.event, is_new=fresh) for one, fresh in zip(batch, new, strict=True)]
+        return self.commit(batch, new, answers)
 
-    def prepare(self, batch: Sequence[Candidate]) -> Prepared:
-        """Everything that needs no transaction: ids, signatures, forms and proofs. CPU only, in a worker thread; the
-        next batch can be prepared while this one is committed."""
-        genuine: list[Candidate] = []
-        forged: dict[int, Outcome] = {}
-        for place, candidate in enumerate(batch):
-            if (refusal := verify_candidate(candidate)) is not None:
-                forged[place] = refusal.outcome
-            else:
-                genuine.append(candidate)
-        # De-duplicated only now: an id counts as known once an event with a genuine id and signature was accepted.
-        known = self._known([candidate.event.id for candidate in genuine])
-        opened = tuple(Verified(one.event, one.relay) if one.event.id in known else open_claim(one) for one in genuine)
-        return Prepared(len(batch), forged, opened)
+    def unstored(self, batch: Sequence[Candidate]) -> list[bool]:
+        """Of each event, whether its document has to be looked at: its id is not stored yet.
 
-    def commit(self, prepared: Prepared) -> list[Outcome]:
-        """Store a prepared batch, in one transaction; one outcome for each of its events, in order."""
-        stored = iter(self._write(prepared.genuine) if prepared.genuine else ())
-        return [prepared.forged[place] if place in prepared.forged else next(stored) for place in range(prepared.size)]
+        An id counts as known only once an event with a genuine id and signature was accepted, so that this says
+        nothing about an event that claims a stored id: its signature is verified all the same.
+        """
+        with self.reading() as db:
+            known = event_rows.known_events(db, [candidate.event.id for candidate in batch])
+        return [candidate.event.id not in known for candidate in batch]
+
+    def commit(self, batch: Sequence[Candidate], new: Sequence[bool], answers: Sequence[Answer]) -> list[Outcome]:
+        """Store what the answers say is genuine, in one transaction; one outcome for each event, in order."""
+        found = [settle(one, answer, is_new=fresh) for one, fresh, answer in zip(batch, new, answers, strict=True)]
+        genuine = [one for one in found if isinstance(one, Verified)]
+        stored = iter(self._write(genuine) if genuine else ())
+        return [next(stored) if isinstance(one, Verified) else one.outcome for one in found]
 
     def revisit(self) -> None:
         """Look again at events that were dated ahead and are due now."""
         self._write(())
-
-    def _known(self, ids: Sequence[str]) -> frozenset[str]:
-        with self.reading() as db:
-            return rows.known_events(db, ids)
 
     def _write(self, batch: Sequence[Verified]) -> list[Outcome]:
         with self.writing() as (db, now):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from apps.names import AppName, Digest
-from market.discovery import bounds, circle_rows, lists, rows
+from market.discovery import bounds, circle_rows, event_rows, lists, rows
 from market.discovery.checks import (
     MAX_AHEAD,
     Accept,
@@ -22,12 +22,11 @@ from market.discovery.checks import (
     Claim,
     Mark,
     Proven,
-    check_document,
     entry_of,
     expired,
     judge,
 )
-from market.discovery.contradictions import Contradiction, check_contradiction, is_proof, judge_contradiction
+from market.discovery.contradictions import Contradiction, judge_contradiction
 from market.discovery.documents import (
     HeadDocument,
     ManifestDocument,
@@ -36,7 +35,8 @@ from market.discovery.documents import (
     RevokeDocument,
     number_of,
 )
-from market.discovery.events import AUTHOR_KINDS, DELETION_KIND, LIST_KINDS, Event, list_name, verify
+from market.discovery.events import AUTHOR_KINDS, DELETION_KIND, LIST_KINDS, Event, list_name
+from market.discovery.examination import Candidate, Verified, open_claim
 from market.discovery.reasons import Fate, Outcome, Reason, Refusal, SetAside
 from market.discovery.rows import Publisher
 from market.identity.forms import IdentityEntry
@@ -53,49 +53,6 @@ MAX_EVIDENCE: Final = 8
 
 MAX_REVISITED: Final = 500
 """Events looked at again in one transaction because their time has come; the rest waits for the next."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An event that passed `checks.check_frame`, and the relay that sent it."""
-
-    event: Event
-    relay: str
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """An event whose id and signature are genuine, with its claim or the refusal of its document."""
-
-    event: Event
-    relay: str
-    claim: Claim | Contradiction | Refusal | None = None
-    """None when no document was opened: a list, or an event that was stored already."""
-    new: bool = False
-    """Its id was not stored when the transaction began."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A batch after every check that needs no transaction: places of forged events, and the genuine ones in order."""
-
-    size: int
-    forged: Mapping[int, Outcome]
-    genuine: tuple[Verified, ...]
-
-
-def verify_candidate(candidate: Candidate) -> Refusal | None:
-    """Id and Schnorr signature. CPU only: call it in a worker thread."""
-    return verify(candidate.event)
-
-
-def open_claim(candidate: Candidate) -> Verified:
-    """Canonical form, members and proof of an event that is genuine and new. CPU only."""
-    event = candidate.event
-    if event.kind in LIST_KINDS | AUTHOR_KINDS:
-        return Verified(event, candidate.relay, new=True)
-    claim = check_contradiction(event) if is_proof(event) else check_document(event)
-    return Verified(event, candidate.relay, claim, new=True)
 
 
 class Publishers:
@@ -133,11 +90,14 @@ class Writing:
     _stored: set[str] = field(default_factory=set)
     """Ids of this transaction's events; any of them may be stored by now."""
     _moved: list[str] = field(default_factory=list)
+    _apps: dict[str, int] = field(default_factory=dict)
+    """How many apps each publisher has, of those that were counted in this transaction."""
 
     def apply(self, batch: Sequence[Verified]) -> list[Outcome]:
         """The outcome of each, in order; then whatever waited for them."""
         # Another relay may have brought some of them since they were prepared.
-        self._stored.update(rows.known_events(self.db, [one.event.id for one in batch]))
+        event_rows.name_relays(self.db, {one.relay for one in batch})
+        self._stored.update(event_rows.known_events(self.db, [one.event.id for one in batch]))
         outcomes = []
         for one in batch:
             outcomes.append(self._apply(one))
@@ -148,19 +108,21 @@ class Writing:
     def revisit(self) -> None:
         """Look again at events whose time has come, and at those that waited for an identity that has moved."""
         rows.drop_expired(self.db, self.now)
-        self._again(rows.take_due(self.db, self.now, MAX_REVISITED))
+        self._again(event_rows.take_due(self.db, self.now, MAX_REVISITED))
         while self._moved:  # ends: each round needs a history or a binding that grew, and both are bounded
-            self._again(rows.take_waiting(self.db, self._moved.pop()))
+            self._again(event_rows.take_waiting(self.db, self._moved.pop()))
 
     def _again(self, waiting: Iterable[tuple[Event, str]]) -> None:
         for event, relay in waiting:
             self._apply(open_claim(Candidate(event, relay)))
 
     def _apply(self, one: Verified) -> Outcome:
-        if not (one.new and one.event.id not in self._stored) and self._is_stored(one.event.id):
-            rows.note_relay(self.db, one.event.id, one.relay)
-            rows.note_served_again(self.db, one.relay, one.event.id)
-            return Outcome(Fate.KNOWN)
+        if not (one.new and one.event.id not in self._stored):
+            number = event_rows.number_of_event(self.db, one.event.id)
+            if number is not None:
+                event_rows.note_relay(self.db, number, one.relay)
+                rows.note_served_again(self.db, one.relay, number)
+                return Outcome(Fate.KNOWN)
         if expired(one.event, self.now):
             return Refusal(Reason.EXPIRED).outcome
         if one.event.kind in LIST_KINDS:
@@ -182,7 +144,7 @@ class Writing:
         did = proof.publisher
         verdict = judge_contradiction(proof, self._history(did))
         if isinstance(verdict, SetAside):
-            rows.set_aside(self.db, one.event, one.relay, did, verdict.wake)
+            event_rows.set_aside(self.db, one.event, one.relay, did, verdict.wake)
             return Outcome(Fate.ASIDE, verdict.reason)
         if isinstance(verdict, Refusal):
             return verdict.outcome
@@ -191,8 +153,8 @@ class Writing:
         first, second = proof.halves
         entry = None if isinstance(first.document, IdentityEntry) else Digest(first.document.identity)
         known = self._history(did).entry(entry) if entry else None
-        rows.store_event(self.db, one.event, one.relay)
-        rows.store_proof(self.db, proof, known.entry.seq if known else 0)
+        number, _ = event_rows.store_event(self.db, one.event, one.relay)
+        rows.store_proof(self.db, proof, number, known.entry.seq if known else 0)
         evidence = (first.digest.hex, second.digest.hex)
         rows.store_fault(self.db, did, verdict.value, first.document, number_of(first.document), evidence)
         self._publishers.forget(did)  # a fork is part of the history
@@ -201,7 +163,7 @@ class Writing:
     def _authors_list(self, event: Event, relay: str) -> Outcome:
         """Deletions (NIP-09) and write relays (NIP-65) of those who publish here."""
         if event.created_at > self.now + MAX_AHEAD:
-            rows.set_aside(self.db, event, relay, f"nostr:{event.pubkey}", event.created_at - MAX_AHEAD)
+            event_rows.set_aside(self.db, event, relay, f"nostr:{event.pubkey}", event.created_at - MAX_AHEAD)
             return Outcome(Fate.ASIDE, Reason.FUTURE)
         if not lists.is_bound(self.db, event.pubkey):
             return Refusal(Reason.UNBOUND, "the list of nobody who publishes here").outcome
@@ -209,11 +171,8 @@ class Writing:
             lists.store_deletions(self.db, event)
         elif not lists.replace_write_relays(self.db, event):
             return Refusal(Reason.ROLLBACK, "an older list").outcome
-        rows.store_event(self.db, event, relay)
+        event_rows.store_event(self.db, event, relay)
         return Outcome(Fate.ACCEPTED)
-
-    def _is_stored(self, id_: str) -> bool:
-        return self.db.execute("SELECT 1 FROM events WHERE id = ?", (id_,)).fetchone() is not None
 
     def _document(self, claim: Claim, one: Verified) -> Outcome:
         did = claim.document.publisher
@@ -221,7 +180,7 @@ class Writing:
         decision = judge(claim, standing, self.now)
         match decision:
             case SetAside():
-                rows.set_aside(self.db, one.event, one.relay, did, decision.wake)
+                event_rows.set_aside(self.db, one.event, one.relay, did, decision.wake)
                 return Outcome(Fate.ASIDE, decision.reason)
             case Refusal():
                 if decision.reason is Reason.ROLLBACK:
@@ -234,7 +193,7 @@ class Writing:
                     return Refusal(Reason.TOO_MANY, "the index is full").outcome
                 return self._accept_identity(claim, one, decision)
             case Accept():
-                if not bounds.has_room(self.db, claim.document):
+                if not bounds.has_room(self.db, claim.document, self._apps):
                     return Refusal(Reason.TOO_MANY, f"{claim.document.type}s of one publisher").outcome
                 return self._accept(claim, one, decision.mark, standing.mark)
 
@@ -243,8 +202,8 @@ class Writing:
         new_binding = decision.spoken and rows.bind(self.db, did, one.event.pubkey, one.event.id)
         if decision.outcome is Folded.KNOWN and not new_binding:
             return Outcome(Fate.KNOWN)
-        rows.store_event(self.db, one.event, one.relay)
-        rows.store_document(self.db, claim, Mark(seq, seq))
+        if not self._store(claim, one, Mark(seq, seq)):
+            event_rows.store_event(self.db, one.event, one.relay)  # a known document, with another key's word for it
         self._publishers.forget(did)
         self._moved.append(did)
         return Outcome(Fate.ACCEPTED)
@@ -256,8 +215,7 @@ class Writing:
         if proven.history is not None:
             self._publishers.forget(did)
         keys = number_of(document) if proven.history is not None else self._keys_of(claim)
-        rows.store_event(self.db, one.event, one.relay)
-        rows.store_document(self.db, claim, Mark(keys, number_of(document)), proof_only=True)
+        self._store(claim, one, Mark(keys, number_of(document)), proof_only=True)
         if isinstance(document, IdentityEntry) and one.event.pubkey in document.nostr:
             # It counts only if the operator decides for this branch; then the key has spoken already.
             rows.bind(self.db, did, one.event.pubkey, one.event.id)
@@ -267,9 +225,8 @@ class Writing:
 
     def _accept(self, claim: Claim, one: Verified, mark: Mark, before: Mark | None) -> Outcome:
         document, did = claim.document, claim.document.publisher
-        if not rows.store_document(self.db, claim, mark):
+        if not self._store(claim, one, mark):
             return Outcome(Fate.KNOWN)  # the same document in another event; the first one is kept for broadcasting
-        rows.store_event(self.db, one.event, one.relay)
         rows.raise_mark(self.db, did, document.type, document.name, mark)
         if before is not None and not isinstance(document, ReleaseDocument | RevokeDocument):
             rows.prune_older(self.db, document, mark)
@@ -294,19 +251,28 @@ class Writing:
                 pass
         return Outcome(Fate.ACCEPTED)
 
+    def _store(self, claim: Claim, one: Verified, mark: Mark, *, proof_only: bool = False) -> bool:
+        """The document with the event that carried it, or neither when the document is known."""
+        number, is_new = event_rows.store_event(self.db, one.event, one.relay, has_document=True)
+        if rows.store_document(self.db, claim, number, mark, proof_only=proof_only):
+            return True
+        if is_new:
+            event_rows.drop_event(self.db, number)
+        return False
+
     def _people_list(self, event: Event, relay: str) -> Outcome:
         name = list_name(event)
         if name is None:
             return Outcome(Fate.REFUSED, Reason.UNMATCHED, "a set of people that was not asked for")
         if event.created_at > self.now + MAX_AHEAD:
             person = f"nostr:{event.pubkey}"
-            rows.set_aside(self.db, event, relay, person, event.created_at - MAX_AHEAD)
+            event_rows.set_aside(self.db, event, relay, person, event.created_at - MAX_AHEAD)
             return Outcome(Fate.ASIDE, Reason.FUTURE)
         replaced = circle_rows.replace_list(self.db, event, name)
         if replaced is None:
             return Outcome(Fate.REFUSED, Reason.ROLLBACK, "an older list")
-        rows.drop_event(self.db, replaced)
-        rows.store_event(self.db, event, relay)
+        event_rows.drop_event_of_id(self.db, replaced)
+        event_rows.store_event(self.db, event, relay)
         return Outcome(Fate.ACCEPTED)
 
     def _history(self, did: str) -> KeyHistory:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
+from market.discovery.event_rows import drop_event_of_id
 from market.discovery.events import Event
-from market.discovery.rows import drop_event
 from market.identity.forms import MAX_WRITE_RELAYS, RELAY_URL
 
 MAX_TARGETS: Final = 200
@@ -38,7 +38,7 @@ def replace_write_relays(db: sqlite3.Connection, event: Event) -> bool:
     if before and (before[0], event.id) >= (event.created_at, before[1]):
         return False
     if before:
-        drop_event(db, before[1])
+        drop_event_of_id(db, before[1])
     urls = [tag[1] for tag in event.tags if len(tag) > 1 and tag[0] == "r" and tag[2:3] in ((), ("write",))]
     db.execute("DELETE FROM write_relays WHERE author = ?", (event.pubkey,))
     db.executemany(

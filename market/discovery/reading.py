@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from apps.names import AppName, Digest
-from market.discovery import circle_rows, rows
+from market.discovery import circle_rows, event_rows, rows
 from market.discovery.checks import Mark
 from market.discovery.documents import (
     AttestDocument,
@@ -118,15 +118,6 @@ def lags(db: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
     return {relay: tuple(apps) for relay, apps in found.items()}
 
 
-def shown_by(db: sqlite3.Connection, relay: str, ids: Iterable[str]) -> frozenset[str]:
-    """Which of these events the relay has shown at some time."""
-    found = db.execute(
-        "SELECT event_id FROM event_relays WHERE relay = ? AND event_id IN (SELECT value FROM json_each(?))",
-        (relay, msgspec.json.encode(list(ids)).decode()),
-    )
-    return frozenset(row[0] for row in found.fetchall())
-
-
 def held(db: sqlite3.Connection, wanted: Filter, limit: int) -> list[tuple[int, bytes]] | None:
     """What is stored of the events that a filter matches, for reconciling; None when it is more than `limit`."""
     parts = [("e.kind", wanted.kinds), ("e.pubkey", wanted.authors)]
@@ -134,7 +125,7 @@ def held(db: sqlite3.Connection, wanted: Filter, limit: int) -> list[tuple[int, 
     values: list[object] = [value for _, values in parts for value in values]
     types = [name.removeprefix("archy1-") for name in wanted.tags.get("t", ())]
     if types:
-        where.append(f"e.id IN (SELECT d.event_id FROM documents AS d WHERE d.type IN ({','.join('?' * len(types))}))")
+        where.append(f"e.number IN (SELECT d.event FROM documents AS d WHERE d.type IN ({','.join('?' * len(types))}))")
         values += types
     if set(wanted.tags) - {"t"}:
         return None
@@ -150,11 +141,10 @@ def held(db: sqlite3.Connection, wanted: Filter, limit: int) -> list[tuple[int, 
 def events_of(db: sqlite3.Connection, app: AppName) -> list[dict[str, Any]]:
     """The stored events of the app and of its publisher's identity, as they were signed, for broadcasting again."""
     found = db.execute(
-        "SELECT DISTINCT e.raw FROM events AS e JOIN documents AS d ON d.event_id = e.id"
-        " WHERE d.did = ? AND (d.type IN ('identity', 'revoke') OR d.name = ?) ORDER BY e.created_at, e.id",
+        "SELECT DISTINCT event FROM documents WHERE did = ? AND (type IN ('identity', 'revoke') OR name = ?)",
         (app.publisher, app.id),
     )
-    return [msgspec.json.decode(raw) for (raw,) in found.fetchall()]
+    return event_rows.read_events(db, [number for (number,) in found.fetchall()])
 
 
 MAX_CHAIN: Final = 256
@@ -278,7 +268,7 @@ def _hidden(db: sqlite3.Connection, app: AppName) -> bool:
     if db.execute("SELECT 1 FROM deletions LIMIT 1").fetchone() is None:
         return False
     row = db.execute(
-        "SELECT 1 FROM documents AS d JOIN events AS e ON e.id = d.event_id JOIN deletions AS x ON x.pubkey = e.pubkey"
+        "SELECT 1 FROM documents AS d JOIN events AS e ON e.number = d.event JOIN deletions AS x ON x.pubkey = e.pubkey"
         " WHERE d.did = ? AND d.type = 'manifest' AND d.name = ? AND NOT d.proof_only"
         " AND (x.target = e.id OR (x.target = e.kind || ':' || e.pubkey || ':' || ? AND x.made >= e.created_at))",
         (app.publisher, app.id, f"archy1:manifest:{key_text(app.publisher)}:{app.id}"),
@@ -307,8 +297,9 @@ def _revoked(db: sqlite3.Connection, did: str, digest: str) -> list[Flag]:
 
 def _relays(db: sqlite3.Connection, app: AppName, release: Release | None) -> tuple[str, ...]:
     found = db.execute(
-        "SELECT DISTINCT r.relay FROM event_relays AS r JOIN documents AS d ON d.event_id = r.event_id"
-        " WHERE d.did = ? AND d.name = ? AND (d.type = 'head' OR d.digest = ?) AND NOT d.proof_only ORDER BY r.relay",
+        "SELECT DISTINCT u.url FROM documents AS d JOIN shown AS s ON s.event = d.event"
+        " JOIN relay_urls AS u ON u.number = s.relay"
+        " WHERE d.did = ? AND d.name = ? AND (d.type = 'head' OR d.digest = ?) AND NOT d.proof_only ORDER BY u.url",
         (app.publisher, app.id, release.digest.hex if release else ""),
     )
     return tuple(row[0] for row in found.fetchall())

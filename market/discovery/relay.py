@@ -7,21 +7,20 @@ of the caller's nursery. Holds no rule of the protocol (see `session`) and none 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import trio
 
 from market.discovery import frames
 from market.discovery.connection import RelayConnection, RelayFault, open_relay
-from market.discovery.events import Event, Filter, SchnorrSigner
+from market.discovery.events import Filter, SchnorrSigner
 from market.discovery.index import Index
 from market.discovery.information import fetch_information
-from market.discovery.ingest import Candidate, Prepared
+from market.discovery.intake import Intake, one_problem
 from market.discovery.questions import (
     author_questions,
     document_questions,
@@ -43,19 +42,8 @@ from market.discovery.session import (
     Send,
     Session,
 )
+from market.discovery.verifiers import Verifiers
 from market.errors import Problem
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-BATCH: Final = 256
-"""Events verified in one visit to a thread: enough that the hop costs nothing, few enough to cancel within 50 ms."""
-
-QUEUED_EVENTS: Final = 2 * BATCH
-"""Events read ahead of the verifier: 32 MiB at worst for one relay; then its connection is not read any further."""
-
-MAX_FORGERIES: Final = 1000
-"""Forged ids and signatures by connection. An honest relay verifies and has none; each costs us 50 us."""
 
 IDLE_SECONDS: Final = 15.0
 """Without a message while a question is open; counted from the last progress."""
@@ -74,9 +62,6 @@ PAGE_SECONDS: Final = 120.0
 
 CATCH_UP_SECONDS: Final = 3600.0
 """For all questions of one connection. A relay with more goes on at the next one."""
-
-MAX_USELESS: Final = 5000
-"""Genuine events, by connection, that were refused all the same, if they outnumber the useful ones by ten."""
 
 MAX_AUTHORS: Final = 2000
 """Publishers' Nostr keys whose own lists (NIP-09, NIP-65) are asked for: ten questions."""
@@ -159,7 +144,7 @@ class RelayLink:
     url: str
     index: Index
     people: Callable[[], Sequence[str]]
-    verifiers: trio.CapacityLimiter
+    verifiers: Verifiers
     accepted_some: Callable[[], None] = lambda: None
     now: Callable[[], float] = time.time
     signer: SchnorrSigner | None = None
@@ -241,7 +226,7 @@ class RelayLink:
 
 
 class _Conversation:
-    """One connection's tasks: a reader, a verifier, and while live one that asks again from time to time."""
+    """One connection's tasks: a reader, its intake, and while live one that asks again from time to time."""
 
     def __init__(self, link: RelayLink, connection: RelayConnection, *, live: bool) -> None:
         self._link = link
@@ -256,15 +241,8 @@ class _Conversation:
             known=link.signer is not None,
         )
         self._rounds = 0
-        self._forgeries = 0
-        self._useful = 0
-        self._useless = 0
-        self._queue: deque[Event] = deque()
-        self._arrived, self._room = trio.Event(), trio.Event()
-        self._unverified = 0
-        self._verified = trio.Condition()
+        self._intake = Intake(link.url, link.index, link.verifiers, link.count)
         self._complete = True
-        self._fault: Problem | None = None
 
     def _questions(self) -> tuple[Filter, ...]:
         if self._link.authors:
@@ -273,45 +251,36 @@ class _Conversation:
 
     async def run(self) -> bool:
         """Whether every question was answered. Raises Problem."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._guarded, self._verify, nursery.cancel_scope)
-            nursery.start_soon(self._guarded, self._read, nursery.cancel_scope)
+        async with one_problem() as nursery:
+            nursery.start_soon(self._intake.run)
             if self._live:
-                nursery.start_soon(self._guarded, self._ask_again, nursery.cancel_scope)
-        if self._fault is not None:
-            raise self._fault
+                nursery.start_soon(self._ask_again)
+            await self._read()
+            nursery.cancel_scope.cancel()
         return self._complete
-
-    async def _guarded(self, task: Callable[[], Any], scope: trio.CancelScope) -> None:
-        """The first task that ends, ends all; its problem is raised once, outside of the nursery."""
-        try:
-            await task()
-        except Problem as problem:
-            self._fault = self._fault or problem
-        scope.cancel()
 
     async def _read(self) -> None:
         if await self._perform(self._session.opened()):
             return
         question, since, began = -1, trio.current_time(), trio.current_time()
         while True:
-            with trio.CancelScope() as patience:
-                while True:
-                    now = trio.current_time()
-                    if self._session.caught_up:
-                        question, began = -1, now
-                    elif self._session.question != question:
-                        question, since = self._session.question, now
-                    patience.deadline = now + self._patience(since + PAGE_SECONDS - now, began + CATCH_UP_SECONDS - now)
-                    message = await self._connection.receive()
-                    patience.deadline = float("inf")
-                    if await self._perform(self._session.received(message)):
-                        return
-            if not self._session.reconciling:
-                raise RelayFault("did not answer in time", where=self._link.url)
-            self._link.reconciles = False
-            if await self._perform(self._session.not_reconciled()):
-                return
+            now = trio.current_time()
+            if self._session.caught_up:
+                question, began = -1, now
+            elif self._session.question != question:
+                question, since = self._session.question, now
+            patience = self._patience(since + PAGE_SECONDS - now, began + CATCH_UP_SECONDS - now)
+            with trio.move_on_after(patience) as waiting:
+                await self._connection.wait()
+            if waiting.cancelled_caught:
+                if not self._session.reconciling:
+                    raise RelayFault("did not answer in time", where=self._link.url)
+                self._link.reconciles = False
+                if await self._perform(self._session.not_reconciled()):
+                    return
+            while (message := self._connection.arrived()) is not None:
+                if await self._perform(self._session.received(message)):
+                    return
 
     def _patience(self, page: float, whole: float) -> float:
         """Seconds for the next message."""
@@ -327,7 +296,7 @@ class _Conversation:
                 case Send():
                     await self._connection.send(action.text)
                 case Arrived():
-                    await self._enqueue(action.event)
+                    await self._intake.put(action.event)
                 case Counted():
                     self._link.count([action.refusal.outcome])
                 case Said():
@@ -336,7 +305,7 @@ class _Conversation:
                     raise RelayFault(action.text, where=self._link.url)
                 case Gather():
                     items = await trio.to_thread.run_sync(
-                        self._link.index.held, action.filter, MAX_HELD, limiter=self._link.verifiers
+                        self._link.index.held, action.filter, MAX_HELD, limiter=self._link.verifiers.threads
                     )
                     if await self._perform(self._session.gathered(items)):
                         return True
@@ -349,22 +318,13 @@ class _Conversation:
                         return True
         return False
 
-    async def _enqueue(self, event: Event) -> None:
-        """Waits only while the queue is full: a checkpoint for every event would cost more than verifying it."""
-        while len(self._queue) >= QUEUED_EVENTS:
-            self._room = trio.Event()
-            await self._room.wait()
-        self._unverified += 1
-        self._queue.append(event)
-        self._arrived.set()
-
     async def _authenticate(self, challenge: str) -> None:
         if self._link.signer is not None:
             text = frames.authenticate(self._link.signer, self._link.url, challenge, self._link.now())
             await self._connection.send(text)
 
     async def _caught_up(self, caught: Caught) -> bool:
-        await self._wait_verified()
+        await self._intake.settled()
         self._complete = caught.gave_up == 0
         if self._session.reconciles:
             self._link.reconciles = True
@@ -379,47 +339,6 @@ class _Conversation:
                 return await self._perform(self._session.ask(more))
         self._link.phase = Phase.LIVE
         return not self._live
-
-    async def _verify(self) -> None:
-        """Two batches are under way at once: one is verified while the one before is committed."""
-        send, receive = trio.open_memory_channel[Prepared](0)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._guarded, partial(self._commit, receive), nursery.cancel_scope)
-            while True:
-                await self._arrived.wait()
-                self._arrived = trio.Event()
-                while self._queue:
-                    events = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-                    self._room.set()
-                    batch = [Candidate(event, self._link.url) for event in events]
-                    await send.send(await self._in_thread(self._link.index.prepare, batch))
-
-    async def _commit(self, prepared: trio.MemoryReceiveChannel[Prepared]) -> None:
-        async for one in prepared:
-            outcomes = await self._in_thread(self._link.index.commit, one)
-            self._link.count(outcomes)
-            self._weigh(outcomes)
-            self._unverified -= one.size
-            async with self._verified:
-                self._verified.notify_all()
-
-    async def _in_thread(self, work: Callable[[T], R], argument: T) -> R:
-        return await trio.to_thread.run_sync(work, argument, limiter=self._link.verifiers)
-
-    def _weigh(self, outcomes: Sequence[Outcome]) -> None:
-        """Budgets for what is wrong with signatures, and for what is genuine and of no use. Raises RelayFault."""
-        self._forgeries += sum(one.reason in (Reason.FORGED_ID, Reason.BAD_SIGNATURE) for one in outcomes)
-        self._useless += sum(one.fate is Fate.REFUSED for one in outcomes)
-        self._useful += sum(one.fate in (Fate.ACCEPTED, Fate.KNOWN) for one in outcomes)
-        if self._forgeries > MAX_FORGERIES:
-            raise RelayFault("serves forged events", where=self._link.url)
-        if self._useless > MAX_USELESS + 10 * self._useful:
-            raise RelayFault("serves hardly anything of use", where=self._link.url)
-
-    async def _wait_verified(self) -> None:
-        async with self._verified:
-            while self._unverified:
-                await self._verified.wait()
 
     async def _ask_again(self) -> None:
         while True:

@@ -7,9 +7,9 @@ the rules are in `checks`.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -27,16 +27,12 @@ from market.discovery.documents import (
     number_of,
     parse_document,
 )
-from market.discovery.events import Event
+from market.discovery.event_rows import drop_event
 from market.discovery.facets import facets
 from market.identity.canonical import canonical_bytes
 from market.identity.didkey import decode_public, encode_public, key_text
 from market.identity.forms import IdentityEntry
 from market.identity.history import KeyHistory, SignedEntry
-
-MAX_ASIDE_PER_RELAY: Final = 1024
-"""Events that wait, by relay: a relay that floods pushes out what itself brought, and nothing of others. At 64 KiB each
-the worst relay costs 64 MiB of disk."""
 
 
 def load_history(db: sqlite3.Connection, did: str) -> KeyHistory:
@@ -84,7 +80,7 @@ def load_standing(db: sqlite3.Connection, claim: Claim, publisher: Publisher) ->
         revoked_keys=publisher.revoked_keys,
         revoked_releases=publisher.revoked_releases,
         mark=load_mark(db, did, document.type, document.name),
-        rivals=_rivals(db, document, entry.entry.seq) if entry else {},
+        rivals=_rivals(db, document, entry.entry.seq) if entry else frozenset(),
         offers=_offers(db, did, document) if isinstance(document, HeadDocument) else {},
         follows=_follows(db, document) if isinstance(document, ReleaseDocument) else None,
     )
@@ -114,14 +110,14 @@ def _revocations(db: sqlite3.Connection, did: str) -> tuple[dict[str, dict[str, 
     return keys, frozenset(releases)
 
 
-def _rivals(db: sqlite3.Connection, document: Document, keys: int) -> dict[str, str]:
+def _rivals(db: sqlite3.Connection, document: Document, keys: int) -> frozenset[str]:
     version = document.version if isinstance(document, ReleaseDocument) else None
     rows = db.execute(
-        "SELECT digest, event_id FROM documents WHERE did = ? AND type = ? AND name = ? AND keys = ?"
+        "SELECT digest FROM documents WHERE did = ? AND type = ? AND name = ? AND keys = ?"
         " AND (number = ? OR version = ?) AND revoked_by IS NULL",
         (document.publisher, document.type, document.name, keys, number_of(document), version),
     )
-    return dict(rows.fetchall())
+    return frozenset(row[0] for row in rows.fetchall())
 
 
 def _offers(db: sqlite3.Connection, did: str, head: HeadDocument) -> dict[str, Mark]:
@@ -156,37 +152,14 @@ def raise_mark(db: sqlite3.Connection, did: str, type_: str, name: str, mark: Ma
     )
 
 
-def store_event(db: sqlite3.Connection, event: Event, relay: str) -> None:
-    db.execute(
-        "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?)",
-        (event.id, event.pubkey, event.kind, event.created_at, event.to_bytes()),
-    )
-    note_relay(db, event.id, relay)
-
-
-def known_events(db: sqlite3.Connection, ids: Sequence[str]) -> frozenset[str]:
-    """Which of these (a few hundred) are stored."""
-    found = db.execute(f"SELECT id FROM events WHERE id IN ({','.join('?' * len(ids))})", tuple(ids))
-    return frozenset(row[0] for row in found.fetchall())
-
-
-def note_relay(db: sqlite3.Connection, event_id: str, relay: str) -> None:
-    db.execute("INSERT OR IGNORE INTO event_relays VALUES (?, ?)", (event_id, relay))
-
-
-def drop_event(db: sqlite3.Connection, event_id: str) -> None:
-    db.execute("DELETE FROM events WHERE id = ?", (event_id,))
-    db.execute("DELETE FROM event_relays WHERE event_id = ?", (event_id,))
-
-
-def store_document(db: sqlite3.Connection, claim: Claim, mark: Mark, *, proof_only: bool = False) -> bool:
-    """Whether it is new."""
+def store_document(db: sqlite3.Connection, claim: Claim, event: int, mark: Mark, *, proof_only: bool = False) -> bool:
+    """Whether it is new. `event` is the number of the event that carried it."""
     return _insert_document(
         db,
         claim.document,
         claim.digest,
         claim.signer,
-        claim.event.id,
+        event,
         claim.event.content.encode(),
         mark,
         proof_only=proof_only,
@@ -198,7 +171,7 @@ def _insert_document(
     document: Document,
     digest: Digest,
     signer: bytes,
-    event_id: str,
+    event: int,
     body: bytes,
     mark: Mark,
     *,
@@ -206,7 +179,9 @@ def _insert_document(
 ) -> bool:
     version, channel = (document.version, document.channel) if isinstance(document, ReleaseDocument) else ("", "")
     cursor = db.execute(
-        "INSERT OR IGNORE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+        "INSERT OR IGNORE INTO documents"
+        " (digest, did, type, name, keys, number, version, channel, signer, made, event, body, proof_only)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             digest.hex,
             document.publisher,
@@ -218,7 +193,7 @@ def _insert_document(
             channel,
             encode_public(signer),
             document.made,
-            event_id,
+            event,
             body,
             proof_only,
         ),
@@ -229,14 +204,14 @@ def _insert_document(
 def prune_older(db: sqlite3.Connection, document: Document, mark: Mark) -> None:
     """Of what is replaced by newer numbers only the newest stays, and what proves an equivocation."""
     rows = db.execute(
-        "SELECT digest, event_id FROM documents AS d"
+        "SELECT digest, event FROM documents AS d"
         " WHERE did = ? AND type = ? AND name = ? AND (keys, number) < (?, ?)"
         " AND NOT EXISTS (SELECT 1 FROM faults AS f WHERE f.did = d.did AND instr(f.evidence, d.digest))",
         (document.publisher, document.type, document.name, mark.keys, mark.number),
     ).fetchall()
-    for digest, event_id in rows:
+    for digest, event in rows:
         db.execute("DELETE FROM documents WHERE digest = ?", (digest,))
-        drop_event(db, event_id)
+        drop_event(db, event)
 
 
 def store_provided(db: sqlite3.Connection, document: ProviderDocument) -> None:
@@ -253,11 +228,11 @@ def drop_expired(db: sqlite3.Connection, now: float) -> None:
     gone = db.execute("SELECT DISTINCT did FROM provided WHERE expires <= ?", (int(now),)).fetchall()
     for (did,) in gone:
         db.execute("DELETE FROM provided WHERE did = ?", (did,))
-        for digest, event_id in db.execute(
-            "SELECT digest, event_id FROM documents WHERE did = ? AND type = 'provider'", (did,)
+        for digest, event in db.execute(
+            "SELECT digest, event FROM documents WHERE did = ? AND type = 'provider'", (did,)
         ).fetchall():
             db.execute("DELETE FROM documents WHERE digest = ?", (digest,))
-            drop_event(db, event_id)
+            drop_event(db, event)
 
 
 def bind(db: sqlite3.Connection, did: str, pubkey: str, event_id: str) -> bool:
@@ -285,16 +260,18 @@ def count_faults(db: sqlite3.Connection, did: str) -> int:
     return row[0]
 
 
-def store_proof(db: sqlite3.Connection, proof: Contradiction, keys: int) -> None:
+def store_proof(db: sqlite3.Connection, proof: Contradiction, event: int, keys: int) -> None:
     """The proof itself, and of its two documents the one that is new, which from here on only proves."""
     for half in proof.halves:
         number = number_of(half.document)
         mark = Mark(number if isinstance(half.document, IdentityEntry) else keys, number)
         content = canonical_bytes(half.body)
-        _insert_document(db, half.document, half.digest, half.signer, proof.event.id, content, mark, proof_only=True)
+        _insert_document(db, half.document, half.digest, half.signer, event, content, mark, proof_only=True)
     db.execute(
-        "INSERT OR IGNORE INTO documents VALUES (?, ?, 'proof', 'proof', ?, 0, '', '', '', 0, ?, ?, 1, NULL)",
-        (proof.digest.hex, proof.publisher, keys, proof.event.id, proof.event.content.encode()),
+        "INSERT OR IGNORE INTO documents"
+        " (digest, did, type, name, keys, number, version, channel, signer, made, event, body, proof_only)"
+        " VALUES (?, ?, 'proof', 'proof', ?, 0, '', '', '', 0, ?, ?, 1)",
+        (proof.digest.hex, proof.publisher, keys, event, proof.event.content.encode()),
     )
 
 
@@ -351,37 +328,6 @@ def stored_document(body: bytes) -> tuple[Document, Digest]:
     return parse_document(decoded)
 
 
-def set_aside(db: sqlite3.Connection, event: Event, relay: str, did: str, wake: int) -> None:
-    """Keep an event for later, within the relay's share."""
-    db.execute(
-        "INSERT OR IGNORE INTO aside (event_id, relay, did, wake, raw) VALUES (?, ?, ?, ?, ?)",
-        (event.id, relay, did, wake, event.to_bytes()),
-    )
-    db.execute(
-        "DELETE FROM aside WHERE added IN"
-        " (SELECT added FROM aside WHERE relay = ? ORDER BY added DESC LIMIT -1 OFFSET ?)",
-        (relay, MAX_ASIDE_PER_RELAY),
-    )
-
-
-def take_waiting(db: sqlite3.Connection, did: str) -> Iterator[tuple[Event, str]]:
-    """Remove and yield the events that wait for this publisher, with the relay that brought each."""
-    rows = db.execute("DELETE FROM aside WHERE did = ? RETURNING added, raw, relay", (did,)).fetchall()
-    for _, raw, relay in sorted(rows):
-        yield msgspec.json.decode(raw, type=Event), relay
-
-
-def take_due(db: sqlite3.Connection, now: float, limit: int) -> Iterator[tuple[Event, str]]:
-    """Remove and yield at most `limit` events whose time has come."""
-    rows = db.execute(
-        "DELETE FROM aside WHERE added IN (SELECT added FROM aside WHERE wake > 0 AND wake <= ? ORDER BY wake LIMIT ?)"
-        " RETURNING added, raw, relay",
-        (int(now), limit),
-    ).fetchall()
-    for _, raw, relay in sorted(rows):
-        yield msgspec.json.decode(raw, type=Event), relay
-
-
 def note_served(db: sqlite3.Connection, relay: str, did: str, app: str, mark: Mark) -> None:
     """R-DS8: the newest head that this relay has shown for the app."""
     db.execute(
@@ -392,10 +338,10 @@ def note_served(db: sqlite3.Connection, relay: str, did: str, app: str, mark: Ma
     )
 
 
-def note_served_again(db: sqlite3.Connection, relay: str, event_id: str) -> None:
+def note_served_again(db: sqlite3.Connection, relay: str, event: int) -> None:
     """The same for an event that is stored already, if it is a head's."""
     row = db.execute(
-        "SELECT did, name, keys, number FROM documents WHERE event_id = ? AND type = 'head'", (event_id,)
+        "SELECT did, name, keys, number FROM documents WHERE event = ? AND type = 'head'", (event,)
     ).fetchone()
     if row:
         note_served(db, relay, row[0], row[1], Mark(row[2], row[3]))
@@ -422,17 +368,15 @@ def list_manifest(db: sqlite3.Connection, app: AppName, manifest: ManifestDocume
     if manifest is not None:
         title, summary, made = manifest.title, manifest.summary, manifest.made
         categories = " ".join(manifest.categories)
-    row = db.execute("SELECT id, made FROM listings WHERE did = ? AND app = ?", (app.publisher, app.id)).fetchone()
-    if row is None:
-        number = db.execute(
-            "INSERT INTO listings (did, app, made, title, categories) VALUES (?, ?, ?, ?, ?)",
-            (app.publisher, app.id, made, title, f" {categories} "),
-        ).lastrowid
-    else:
-        number = row[0]
+    values = (made, title, f" {categories} ", app.publisher, app.id)
+    cursor = db.execute(
+        "INSERT OR IGNORE INTO listings (made, title, categories, did, app) VALUES (?, ?, ?, ?, ?)", values
+    )
+    number = cursor.lastrowid
+    if cursor.rowcount == 0:
+        (number,) = db.execute("SELECT id FROM listings WHERE did = ? AND app = ?", (app.publisher, app.id)).fetchone()
         db.execute(
-            "UPDATE listings SET made = ?, title = ?, categories = ? WHERE id = ?",
-            (max(made, row[1]), title, f" {categories} ", number),
+            "UPDATE listings SET made = max(made, ?), title = ?, categories = ? WHERE did = ? AND app = ?", values
         )
         db.execute("DELETE FROM listing_text WHERE rowid = ?", (number,))
     db.execute(

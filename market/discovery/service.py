@@ -15,17 +15,15 @@ import trio
 from websockets.uri import parse_uri
 
 from apps.names import AppName
-from market.discovery import reading
+from market.discovery import event_rows, reading
 from market.discovery.events import SchnorrSigner
 from market.discovery.index import Index
 from market.discovery.publishing import PublishResult, publish
 from market.discovery.relay import RelayLink, RelayState
+from market.discovery.verifiers import Verifiers
 from market.errors import Problem
 
 logger = logging.getLogger(__name__)
-
-VERIFIERS: Final = 2
-"""Threads that verify, for all relays together: libsecp256k1 releases the GIL, Python's part does not."""
 
 QUORUM: Final = 2
 """Independent relays that should have answered. The newest valid document of any relay wins, so this is no vote: it
@@ -102,7 +100,7 @@ class Discovery:
         self._allow_private = allow_private
         self._relays: tuple[str, ...] = ()
         self._lost: dict[str, dict[str, None]] = {}
-        self._verifiers = trio.CapacityLimiter(VERIFIERS)
+        self._verifiers = Verifiers()
         self._links: dict[str, RelayLink] = {}
         self._scopes: dict[str, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
@@ -174,7 +172,7 @@ class Discovery:
         for url in self._relays:
             lost = self._lost.pop(url, {}) if self._links[url].reconciles else wanted
             with self.index.reading() as db:
-                shown = reading.shown_by(db, url, list(wanted))
+                shown = event_rows.shown_by(db, url, list(wanted))
             reconciled = self._links[url].reconciles
             missing = [event for id_, event in wanted.items() if id_ in lost and (reconciled or id_ not in shown)]
             if missing:
@@ -183,7 +181,7 @@ class Discovery:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a session with every relay until cancelled; `started` once all links are under way."""
-        async with trio.open_nursery() as nursery:
+        async with self._verifiers.working(), trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
                 for url in self._links:
@@ -207,7 +205,7 @@ class Discovery:
 
         with trio.move_on_after(timeout):
             await self._revisit()
-            async with trio.open_nursery() as nursery:
+            async with self._verifiers.working(), trio.open_nursery() as nursery:
                 for link in links:
                     nursery.start_soon(one, link)
         return SyncReport(
@@ -246,6 +244,6 @@ class Discovery:
 
     async def _revisit(self) -> None:
         try:
-            await trio.to_thread.run_sync(self.index.revisit, limiter=self._verifiers)
+            await trio.to_thread.run_sync(self.index.revisit, limiter=self._verifiers.threads)
         except Problem as problem:  # a full disk passes, and the relays still have what was not stored
             logger.warning("the index could not be written: %s", problem)

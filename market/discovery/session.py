@@ -118,6 +118,9 @@ class Lacks:
     ids: tuple[str, ...]
 
 
+_OF_USE: Final = (Arrived, Send, Caught, Gather, Lacks)
+"""A message that led to one of these was no waste."""
+
 Action = Send | Arrived | Counted | Said | Caught | Drop | Gather | Authenticate | Lacks
 
 
@@ -245,19 +248,21 @@ class Session:
         self._reconcile, self._side = False, None
         return [] if self._page is None else [self._request(self._page)]
 
-    def received(self, message: str | bytes) -> list[Action]:
+    def received(self, message: str | bytes) -> Sequence[Action]:
         """What to do about one message."""
-        actions = self._received(message)
-        if not any(isinstance(action, Arrived | Send | Caught | Gather | Lacks) for action in actions):
-            self._wasted += len(message)
-            if self._wasted > MAX_WASTED:
-                return [*actions, Drop("too much that is of no use")]
-        return actions
+        quick = frames.quick_event(message)
+        wanted = self._wanted(quick[0]) if quick else ()
+        if quick and any(one.matches(quick[1]) for one in wanted):
+            actions = self._matched(*quick)
+        else:
+            actions = self._received(message)
+        for action in actions:
+            if isinstance(action, _OF_USE):
+                return actions
+        self._wasted += len(message)
+        return [*actions, Drop("too much that is of no use")] if self._wasted > MAX_WASTED else actions
 
     def _received(self, message: str | bytes) -> list[Action]:
-        quick = frames.quick_event(message)
-        if quick is not None and any(one.matches(quick[1]) for one in self._wanted(quick[0])):
-            return self._matched(*quick)
         frame = frames.parse_frame(message)
         match frame:
             case None:
