@@ -16,7 +16,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,8 @@ from bench.swarm_peers.contestants import Archy, Aria2, Contestant, Curl, Iroh, 
 from bench.swarm_peers.files import make_blob, make_small_blobs, server, touch_memory
 
 MB = 1e6
+PEAK_MIB = 150.0
+"""What receiving a blob of any size may take, interpreter included."""
 _MEMORY = Path("/dev/shm")
 ORIGIN = 60.0
 """MB/s of the capped origin."""
@@ -80,6 +82,10 @@ class Row:
         return median(run.seconds for run in self.runs) if self.runs else math.inf
 
     @property
+    def peak_rss(self) -> int:
+        return max((run.peak_rss for run in self.runs), default=0)
+
+    @property
     def wasted_most(self) -> int:
         return max((run.wasted_by_bad for run in self.runs), default=0)
 
@@ -119,9 +125,15 @@ def _race(task: Task, contestants: Sequence[Contestant], rounds: int, label: str
 
 
 def measure(
-    mib: int, capped_mib: int, rounds: int, folder: Path, only: Sequence[str], contestants: Sequence[Contestant]
+    mib: int,
+    capped_mib: int,
+    rounds: int,
+    folder: Path,
+    only: Sequence[str],
+    contestants: Sequence[Contestant],
+    on_case: Callable[[Table], None],
 ) -> Table:
-    """Case -> program -> what it did."""
+    """Case -> program -> what it did. `on_case` gets what there is after each case."""
     table: Table = {}
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
@@ -139,12 +151,14 @@ def measure(
                 task = Task((blob,), origin, peers, bad, work / "out", limit=20 + 5 * ideal)
                 fit = [contestant for contestant in contestants if contestant.fits(task, capped=not case.uncapped)]
                 table[case.name] = _race(task, fit, rounds, case.name)
+                on_case(table)
         if not only or any(word in SMALL for word in only):
             blobs = make_small_blobs(work / "small", 1000)
             with server(work / "small", 1, []) as origin:
                 task = Task(blobs, origin, (), frozenset(), work / "out", limit=60)
                 fit = [contestant for contestant in contestants if contestant.fits(task, capped=False)]
                 table[SMALL] = _race(task, fit, rounds, SMALL)
+                on_case(table)
     return table
 
 
@@ -168,6 +182,7 @@ def figures(table: Table, mib: int, capped_mib: int) -> list[dict[str, object]]:
         case = by_name.get(name)
         if name == "uncapped origin" and "curl" in rows:
             add(f"{name}: archy's rate / curl's", rows["curl"].seconds / ours, "x", 0.9, "higher")
+            add(f"{name}: archy's peak memory, {mib} MiB", rows["archy"].peak_rss / 2**20, "MiB", PEAK_MIB, "lower")
         elif case is not None and case.is_fault and not math.isinf(alone):
             add(f"{name}: archy / origin alone", ours / alone, "x", 1.05, "lower")
         elif case is not None and case.good is not None:
@@ -210,7 +225,7 @@ def show(table: Table, found: Sequence[dict[str, object]], mib: int, capped_mib:
 
 
 def main() -> None:
-    """Measure, print the tables, write bench/out/swarm.json."""
+    """Measure, print the tables; bench/out/swarm.json is written after each case, so that an interrupted run counts."""
     parser = argparse.ArgumentParser(prog="bench swarm")
     parser.add_argument("--mib", type=int, default=256, help="size of the uncapped file")
     parser.add_argument("--capped-mib", type=int, default=128, help="size of the file in the capped cases")
@@ -224,12 +239,15 @@ def main() -> None:
     contestants: list[Contestant] = [Archy(), Curl()]
     if not given.alone:
         contestants += [Aria2(), Libtorrent(), Iroh()]
-    table = measure(mib, capped, given.rounds, given.folder, given.case, contestants)
-    found = figures(table, mib, capped)
-    show(table, found, mib, capped)
     out = Path(__file__).parent / "out"
     out.mkdir(exist_ok=True)
-    (out / "swarm.json").write_text(json.dumps({"figures": found}, indent=2) + "\n")
+
+    def write(table: Table) -> None:
+        found = figures(table, mib, capped)
+        (out / "swarm.json").write_text(json.dumps({"figures": found}, indent=2) + "\n")
+
+    table = measure(mib, capped, given.rounds, given.folder, given.case, contestants, write)
+    show(table, figures(table, mib, capped), mib, capped)
 
 
 if __name__ == "__main__":

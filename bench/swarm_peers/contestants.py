@@ -19,10 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from xml.sax.saxutils import escape
 
-import trio
-
 from market.model import PIECE_SIZE, BlobRef
-from market.swarm import AddressPolicy, Fetcher, Source, SourceKind, open_store
 
 CONCURRENT = 8
 """Small blobs that are fetched at the same time, by every program that can be told."""
@@ -52,10 +49,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds (infinite: it failed), and the most bytes that one bad peer made it receive for nothing."""
+    """Seconds (infinite: it failed), the most bytes that one bad peer made it receive for nothing, its peak memory."""
 
     seconds: float
     wasted_by_bad: int = 0
+    peak_rss: int = 0
+    """Bytes; 0 where nobody looked."""
 
 
 class Contestant(Protocol):
@@ -89,7 +88,7 @@ def _timed(command: list[str], limit: float) -> Measured:
 
 
 class Archy:
-    """This project's fetcher, in this process."""
+    """This project's fetcher."""
 
     name = "archy"
 
@@ -100,21 +99,20 @@ class Archy:
         """Nothing is left running."""
 
     def run(self, task: Task) -> Measured:
-        sources = [Source(task.origin, SourceKind.ORIGIN), *(Source(url, SourceKind.PEER) for url in task.peers)]
-        wasted = dict.fromkeys(task.bad, 0)
-        with open_store(_fresh(task.out) / "store") as store:
-
-            async def run() -> float:
-                began = time.perf_counter()
-                with Fetcher(store, sources, AddressPolicy(allow_private=True)) as fetcher:
-                    report = await fetcher.fetch_many(task.blobs)
-                for each in report.sources:
-                    if each.source.url in wasted:
-                        wasted[each.source.url] += each.wasted
-                return time.perf_counter() - began
-
-            seconds = trio.run(run)
-        return Measured(seconds, max(wasted.values(), default=0))
+        blobs = [blob.to_json() for blob in task.blobs]
+        given = {"blobs": blobs, "origin": task.origin, "peers": task.peers}
+        command = [sys.executable, "-m", "bench.swarm_peers.with_archy", str(_fresh(task.out))]
+        try:
+            done = subprocess.run(
+                command, input=json.dumps(given), stdout=subprocess.PIPE, text=True, timeout=task.limit, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return Measured(math.inf)
+        if done.returncode != 0:
+            return Measured(math.inf)
+        answer = json.loads(done.stdout)
+        wasted = max((answer["wasted"].get(url, 0) for url in task.bad), default=0)
+        return Measured(float(answer["seconds"]), wasted, int(answer["peak_rss"]))
 
 
 class Curl:
