@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ from orchestrator.links import LinkNetwork, link_prefix
 from orchestrator.names import Names, first_turn, service_of
 from orchestrator.podman import ContainerSeen, Inventory
 from orchestrator.quadlet.render import STOP_MARGIN, RenderedApp, RenderedContainer
+from orchestrator.shares import Shares
 from orchestrator.systemd import UnitState
 from orchestrator.unit_folder import OwnedFile
 
@@ -56,7 +58,7 @@ class Absent:
     spare: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Observed:
     """One look at reality. None is Unknown. `inventory` is None on a quick look, and then taken to be in order."""
 
@@ -66,6 +68,19 @@ class Observed:
     inventory: Inventory | None
     derived: Mapping[str, DerivedSeen] = field(default_factory=dict)
     """By the app's slug."""
+
+    @cached_property
+    def shares(self) -> Shares:
+        """What each app has of it."""
+        return Shares(self.files, self.containers, self.inventory)
+
+    def of(self, want: Wanted | Absent) -> Observed:
+        """The share of it that a plan for one app reads: a tick plans for all of them, from one look."""
+        names = want.app.names if isinstance(want, Wanted) else want.names
+        named = [box.name for box in want.app.containers] if isinstance(want, Wanted) else []
+        inventory = self.shares.inventory(names)
+        containers = self.shares.containers(names.slug, named, inventory.links if inventory else ())
+        return Observed(self.shares.files(names.slug), self.services, containers, inventory, self.derived)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +244,7 @@ Step: TypeAlias = (
 
 def plan(want: Wanted | Absent, seen: Observed) -> tuple[Step, ...]:
     """The steps for one app, in the order in which they are to be taken."""
+    seen = seen.of(want)
     if seen.services is None or seen.containers is None:
         return ()
     if isinstance(want, Absent):

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from orchestrator.links import LinkNetwork
 from orchestrator.names import Names
-from orchestrator.podman import ContainerSeen, ImageSeen, Inventory
+from orchestrator.podman import ContainerSeen, Inventory
 from orchestrator.unit_folder import OwnedFile
 
 T = TypeVar("T")
