@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from apps.problems import Refused
@@ -95,7 +96,13 @@ class AppName:
     @property
     def slug(self) -> str:
         """`<id>-<10 hex of SHA-256(publisher)>`."""
-        return f"{self.id}-{hashlib.sha256(self.publisher.encode()).hexdigest()[:10]}"
+        return f"{self.id}-{_mark(self.publisher)}"
 
     def __str__(self) -> str:
         return f"{self.publisher}/{self.id}"
+
+
+@lru_cache(maxsize=1024)
+def _mark(publisher: str) -> str:
+    """Asked some fifty times for each app that is planned for, and a node has few publishers."""
+    return hashlib.sha256(publisher.encode()).hexdigest()[:10]

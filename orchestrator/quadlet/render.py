@@ -97,8 +97,9 @@ def render(manifest: Manifest, names: Names, target: Target, linked: Linked = NO
     units, containers, boot = [network, *volumes], [], {}
     for label in start_order(manifest):
         # An app that links to this one joins its containers as they run; only a later start reads these lines.
-        spec = _spec(_container(manifest, names, label, network_spec, target, NO_LINKS))
-        unit = _container(manifest, names, label, network_spec, target, linked)
+        alone = _container(manifest, names, label, network_spec, target, NO_LINKS)
+        unit = alone if linked == NO_LINKS else _container(manifest, names, label, network_spec, target, linked)
+        spec = _spec(alone)
         unit = _labelled(unit, "Container", f"archy.spec={spec}")
         units.append(unit)
         container = manifest.containers[label]
