@@ -248,7 +248,7 @@ class Session:
         self._reconcile, self._side = False, None
         return [] if self._page is None else [self._request(self._page)]
 
-    def received(self, message: str | bytes) -> Sequence[Action]:
+    def received(self, message: str | bytes) -> list[Action]:
         """What to do about one message."""
         quick = frames.quick_event(message)
         wanted = self._wanted(quick[0]) if quick else ()
