@@ -137,7 +137,8 @@ class Orchestrator:
         lie there dead, over which it can be installed."""
         name = bundle.name
         self._operations.remember(bundle, self._machine.folder.read())
-        loaded = await self._operations.verify(bundle)
+        before = await self._machine.look((), whole=True, strict=True)
+        loaded = await self._operations.verify(bundle, here=before)
         seen = await self._machine.look(loaded.app.services, whole=True, strict=True)
         try:
             running = recognise(loaded.app, seen)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -19,7 +19,17 @@ from orchestrator.adoption import held_ports
 from orchestrator.apply import Source
 from orchestrator.bundle import Bundle
 from orchestrator.derived import DerivedFile, derive, facts
-from orchestrator.links import Installed, Linked, exported, linked, needed_by, refuse_breaking, refuse_cycle, resolve
+from orchestrator.links import (
+    Installed,
+    Linked,
+    exported,
+    linked,
+    needed_by,
+    refuse_breaking,
+    refuse_cycle,
+    resolve,
+    served_by,
+)
 from orchestrator.machine import Machine
 from orchestrator.names import Names
 from orchestrator.plan import Absent, Wanted, stop_seconds
@@ -122,15 +132,16 @@ class Generations:
         source = Source(names, manifest, generation.root, self._arch)
         return Loaded(manifest, app, source, MappingProxyType(providers))
 
-    def fresh(self, bundle: Bundle, podman: Version) -> Loaded:
+    def fresh(self, bundle: Bundle, podman: Version, *, linked_to: frozenset[str] | None = None) -> Loaded:
         """A generation that is not in the database yet, with the ports and providers it would get now.
 
-        Raises Refused: a dependency that nothing serves, no free port.
+        `linked_to`: for an app that is here already, the slugs of those that it shares networks with; they serve it
+        whether they run or not. Raises Refused: a dependency that nothing serves, no free port.
         """
         app, names = bundle.name, self.names(bundle.name)
         ports = self.choose_ports(app, bundle.manifest)
         manifest = settle(bundle.manifest, self._state.choices.settings(app), ports)
-        providers = self.resolve(app, manifest)
+        providers = self.resolve(app, manifest, linked_to)
         linked = self.linked(Installed(app, manifest, "running"), providers)
         rendered = render(manifest, names, self._target(podman), linked)
         return Loaded(manifest, rendered, Source(names, manifest, bundle.root, self._arch), providers)
@@ -145,13 +156,16 @@ class Generations:
             if record.name != app and record.generation is not None
         }
 
-    def resolve(self, app: AppName, manifest: Manifest) -> dict[str, AppName]:
-        """Who is to serve an app's dependencies. Raises NeedsOthers."""
+    def resolve(self, app: AppName, manifest: Manifest, linked_to: frozenset[str] | None = None) -> dict[str, AppName]:
+        """Who is to serve an app's dependencies; `linked_to` as for `fresh`. Raises NeedsOthers."""
         if not manifest.dependencies:
             return {}
-        record, choices = self._state.app(app), self._state.choices
+        record, choices, others = self._state.app(app), self._state.choices, tuple(self.others(app).values())
         kept = choices.links(app, record.generation) if record is not None and record.generation is not None else {}
-        providers = resolve(app, manifest, tuple(self.others(app).values()), kept)
+        if linked_to is not None:
+            others = tuple(replace(other, desired="running") for other in others)
+            kept = served_by(manifest, [other.name for other in others if other.name.slug in linked_to])
+        providers = resolve(app, manifest, others, kept)
         refuse_cycle(app, providers, choices.all_links())
         return providers
 

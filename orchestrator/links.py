@@ -123,6 +123,16 @@ def _unfit(dependency: Dependency, other: Installed) -> tuple[str, str]:
     return "", ""
 
 
+def served_by(manifest: Manifest, providers: Sequence[AppName]) -> dict[str, AppName]:
+    """Dependency -> the first of these apps that may serve it by its id."""
+    found: dict[str, AppName] = {}
+    for dependency in manifest.dependencies:
+        for provider in providers:
+            if provider.id in (dependency.any_of or (dependency.id,)):
+                found.setdefault(dependency.id, provider)
+    return found
+
+
 def refuse_cycle(app: AppName, providers: Mapping[str, AppName], links: Sequence[Link]) -> None:
     """Raises NeedsOthers when an app would need itself through others (R-MF8)."""
     edges: dict[AppName, set[AppName]] = {}

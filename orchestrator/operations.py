@@ -49,8 +49,11 @@ class Operations:
         self._generations = generations
         self._arch = arch
 
-    async def verify(self, bundle: Bundle) -> Loaded:
-        """Everything that can be refused before anything is changed. Raises Problem."""
+    async def verify(self, bundle: Bundle, *, here: Observed | None = None) -> Loaded:
+        """Everything that can be refused before anything is changed; `here` for an app that runs already.
+
+        Raises Problem.
+        """
         podman = await self._generations.podman(again=True)
         manifest = bundle.checked().manifest
         require_supported(manifest, podman=".".join(map(str, podman)), where=bundle.name.id)
@@ -61,7 +64,9 @@ class Operations:
             raise lost_for_good(bundle.name.id, gone)
         free = self._machine.host.free_bytes(self._settings.data_dir)
         guard.check_disk(manifest, self._settings.data_dir, free)
-        loaded = self._generations.fresh(bundle, podman)
+        links = here.inventory.links.values() if here is not None and here.inventory is not None else ()
+        own = frozenset(link.provider for link in links if link.dependant == bundle.name.slug)
+        loaded = self._generations.fresh(bundle, podman, linked_to=None if here is None else own)
         self._generations.refuse_breaking(bundle.name, loaded.manifest)
         unknown = {secret.name: "0" * 32 for secret in manifest.generated_secrets}
         self._generations.derived(bundle.name, loaded, unknown)  # templates are tried before anything changes
