@@ -39,7 +39,7 @@ class Node:
         self.world.revive()
         self.state = State.open(self.settings.state_db)
         self.world.on_crash = self.state.close
-        machine = Machine(
+        self.machine = Machine(
             FakeSystemd(self.world),
             self.podman,
             FakeProber(self.world),
@@ -51,7 +51,7 @@ class Node:
             DerivedFolder(self.settings.data_dir / "derived"),
             self.care,
         )
-        self.orchestrator = Orchestrator(self.settings, self.state, machine, "amd64")
+        self.orchestrator = Orchestrator(self.settings, self.state, self.machine, "amd64")
         return self.orchestrator
 
     def restart(self) -> Orchestrator:
