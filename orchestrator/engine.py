@@ -83,7 +83,9 @@ class Orchestrator:
         first installation, RolledBack when the old generation is back.
         """
         name = bundle.name
-        async with self._operation(name, "installing"):
+        known = self._state.app(name)
+        updating = known is not None and known.generation is not None
+        async with self._operation(name, "updating" if updating else "installing"):
             report(Progress(name, "verify"))
             here = await self._is_here(name) and await self._take_back(bundle, asked=True)
             if here:

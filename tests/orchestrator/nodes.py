@@ -30,6 +30,7 @@ class Node:
         self.world = world or World(home / "units")
         self.settings = Settings(home / "state.db", home / "data", self.world.unit_dir, prefix)
         self.host = FakeHost(self.world)
+        self.systemd = FakeSystemd(self.world)
         self.podman = FakePodman(self.world)
         self.care = FakeCare(self.world)
         self.boot()
@@ -40,7 +41,7 @@ class Node:
         self.state = State.open(self.settings.state_db)
         self.world.on_crash = self.state.close
         self.machine = Machine(
-            FakeSystemd(self.world),
+            self.systemd,
             self.podman,
             FakeProber(self.world),
             self.host,
