@@ -2,7 +2,7 @@
 
 from market.discovery.documents import DEFAULT_HEAD_LIFE
 from market.discovery.embedded import relay_command
-from market.discovery.events import Event
+from market.discovery.events import Event, SchnorrSigner
 from market.discovery.examination import Candidate
 from market.discovery.faults import Fault, decide, faults_of, new_proof_events
 from market.discovery.index import Index, open_index
@@ -40,6 +40,7 @@ __all__ = [
     "PublishResult",
     "Reason",
     "RelayState",
+    "SchnorrSigner",
     "SignedRelease",
     "SyncReport",
     "TooLarge",

@@ -147,8 +147,8 @@ class RelayLink:
     verifiers: Verifiers
     accepted_some: Callable[[], None] = lambda: None
     now: Callable[[], float] = time.time
-    signer: SchnorrSigner | None = None
-    """Who answers a relay that asks who reads (NIP-42)."""
+    signer: Callable[[], SchnorrSigner | None] = lambda: None
+    """Who answers a relay that asks who reads (NIP-42); asked once for each connection."""
     authors: frozenset[str] = frozenset()
     """For a relay that publishers name: their Nostr keys, of which alone it is asked."""
     public_only: bool = False
@@ -234,11 +234,12 @@ class _Conversation:
         self._live = live
         people = () if link.authors else link.people()
         self._asked = frozenset(people)
+        self._signer = link.signer()
         self._session = Session(
             self._questions(),
             live_questions(sorted(self._asked)) if live and not link.authors else (),
             reconcile=link.reconciles is not False,
-            known=link.signer is not None,
+            known=self._signer is not None,
         )
         self._rounds = 0
         self._intake = Intake(link.url, link.index, link.verifiers, link.count)
@@ -319,8 +320,8 @@ class _Conversation:
         return False
 
     async def _authenticate(self, challenge: str) -> None:
-        if self._link.signer is not None:
-            text = frames.authenticate(self._link.signer, self._link.url, challenge, self._link.now())
+        if self._signer is not None:
+            text = frames.authenticate(self._signer, self._link.url, challenge, self._link.now())
             await self._connection.send(text)
 
     async def _caught_up(self, caught: Caught) -> bool:

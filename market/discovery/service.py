@@ -86,11 +86,12 @@ class Discovery:
         *,
         people: Callable[[], Sequence[str]] = tuple,
         publishers: Callable[[], Sequence[str]] = tuple,
-        signer: SchnorrSigner | None = None,
+        signer: Callable[[], SchnorrSigner | None] = lambda: None,
         allow_private: bool = False,
     ) -> None:
         """`publishers` gives DIDs whose own write relays are asked too (NIP-65); `allow_private` lets those be at
-        private addresses. `signer` answers relays that ask who reads (NIP-42)."""
+        private addresses. `signer` gives who answers the operator's relays when they ask who reads (NIP-42); relays
+        that publishers name are told nothing."""
         self.index = index
         self.on_change: Callable[[], None] = lambda: None
         self._now = now
@@ -143,7 +144,7 @@ class Discovery:
             self._verifiers,
             self._accepted,
             now=self._now,
-            signer=self._signer,
+            signer=lambda: None if authors else self._signer(),
             authors=authors,
             public_only=bool(authors) and not self._allow_private,
             lost=self._note_lost,
@@ -176,7 +177,7 @@ class Discovery:
             reconciled = self._links[url].reconciles
             missing = [event for id_, event in wanted.items() if id_ in lost and (reconciled or id_ not in shown)]
             if missing:
-                results += await publish(missing, [url], timeout=timeout, signer=self._signer)
+                results += await publish(missing, [url], timeout=timeout, signer=self._signer())
         return tuple(results)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -23,7 +23,8 @@ from market.identity.didkey import BadKey, decode_base58, decode_public, did_of,
 CRYPTOSUITE: Final = "eddsa-jcs-2022"
 PURPOSE: Final = "assertionMethod"
 _TYPE: Final = "DataIntegrityProof"
-_OPTIONS: Final = frozenset({"type", "cryptosuite", "created", "verificationMethod", "proofPurpose", "@context"})
+_TEXTS: Final = ("type", "cryptosuite", "created", "verificationMethod", "proofPurpose", "proofValue")
+_MEMBERS: Final = frozenset({*_TEXTS, "@context"})
 _CREATED = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-6]\dZ")
 _MAX_PROOF_VALUE: Final = 96
 """Characters; 64 bytes are 88 in base58btc."""
@@ -80,9 +81,10 @@ def verify_proof(document: Mapping[str, Any], unsigned: bytes | None = None) -> 
 
 
 def _check_options(proof: Mapping[str, Any]) -> None:
-    if not all(isinstance(proof.get(name), str) for name in _OPTIONS - {"@context"} | {"proofValue"}):
-        raise BadProof("the proof lacks one of its texts")
-    if set(proof) - _OPTIONS - {"proofValue"}:
+    for name in _TEXTS:
+        if not isinstance(proof.get(name), str):
+            raise BadProof("the proof lacks one of its texts")
+    if not _MEMBERS.issuperset(proof):
         raise BadProof("the proof has members that this cryptosuite does not know")
     if proof["type"] != _TYPE or proof["cryptosuite"] != CRYPTOSUITE:
         raise BadProof(f"not a {CRYPTOSUITE} proof")

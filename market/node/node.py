@@ -22,7 +22,7 @@ from apps.names import AppName, BlobRef, Digest
 from apps.permissions import permissions_of
 from market.bridge import Bridge, open_bridge
 from market.bundle_folder import remove_bundle
-from market.discovery import Discovery, Index, open_index
+from market.discovery import Discovery, Index, SchnorrSigner, open_index
 from market.errors import Problem
 from market.identity import Keyring
 from market.node.circles import CircleKeeper
@@ -166,6 +166,17 @@ def _circle(home: Home, anchors: AnchorBook, index: Index, now: Callable[[], flo
     return Circle.of(index.evidence(), replace(anchors.load(), own=own), now=int(now()))
 
 
+def _own_key(home: Home) -> SchnorrSigner | None:
+    """Who reads, for a relay of the operator's that lets members in only."""
+    if not (home.identity / "nostr.key").exists():
+        return None
+    try:
+        return Keyring.load(home.identity)
+    except Problem as problem:
+        logger.warning("this home's identity can not be read, so relays are not told who reads: %s", problem)
+        return None
+
+
 def _publishers(anchors: AnchorBook, orchestrator: OrchestratorPort) -> tuple[str, ...]:
     """Whose own write relays are asked too (NIP-65): publishers of what is installed here, then anchors."""
     installed = (app.publisher for app, _, _ in orchestrator.installed())
@@ -185,7 +196,7 @@ async def open_node(
     async with AsyncExitStack() as stack:
         stack.enter_context(home.locked())
         config = load_config(home.config)
-        index = stack.enter_context(open_index(home.index))
+        index = stack.enter_context(open_index(home.index, now=now))
         store = stack.enter_context(open_store(home.blobs))
         bridge = await stack.enter_async_context(open_bridge())
         orchestrator = await stack.enter_async_context(open_apps(home, config.unit_prefix))
@@ -201,6 +212,7 @@ async def open_node(
                 now,
                 people=lambda: _nostr_keys(anchors, index),
                 publishers=lambda: _publishers(anchors, orchestrator),
+                signer=lambda: _own_key(home),
                 allow_private=config.allow_private_origins,
             ),
             store=store,

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from market.discovery import relay_command
+from tests.market.relays import running_relay
 
 
 @pytest.fixture(scope="module")
 def relay_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real relay."""
-    argv = relay_command("127.0.0.1:0", tmp_path_factory.mktemp("relay"))
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
-            assert process.wait(20) == 0
+    with running_relay(tmp_path_factory.mktemp("relay")) as url:
+        yield url
+
+
+@pytest.fixture
+def another_relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a second one, which knows nothing yet."""
+    with running_relay(tmp_path_factory.mktemp("relay")) as url:
+        yield url

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from market.discovery import Index, open_index, relay_command
+from market.discovery import Index, open_index
 from tests.market.discovery.publishers import NOW, Publisher
+from tests.market.relays import running_relay
 
 
 class Clock:
@@ -46,11 +46,5 @@ def mallory(tmp_path: Path) -> Publisher:
 @pytest.fixture(scope="module")
 def real_relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real relay in a process of its own."""
-    argv = relay_command("127.0.0.1:0", tmp_path_factory.mktemp("relay"))
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
-            assert process.wait(20) == 0
+    with running_relay(tmp_path_factory.mktemp("relay")) as url:
+        yield url

@@ -132,7 +132,7 @@ async def test_a_relay_for_members_is_read_by_who_says_who_they_are(alice: Publi
     async with lies.lying_relay(lies.walled(events)) as members:
         alone = await Discovery(fresh, [members], now).sync(20)
         assert (alone.unanswered, offered(fresh, alice)) == ((members,), None)
-        report = await Discovery(fresh, [members], now, signer=NostrKey()).sync(20)
+        report = await Discovery(fresh, [members], now, signer=NostrKey).sync(20)
         assert report.answered == (members,)
     assert offered(fresh, alice) == "1.0.0"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.blob_servers import BlobServer
-from tests.market.node.test_market import Operator
+from tests.market.node.operators import Operator
 from tests.market.square import Publisher, serving
 
 

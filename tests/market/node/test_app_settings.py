@@ -22,7 +22,8 @@ from orchestrator import Finding
 from tests.fakes.blob_servers import BlobServer
 from tests.market.cli.archy import Answer, Archy
 from tests.market.layouts import layer, write_layout
-from tests.market.node.test_market import GOOD_MACHINE, Operator, app_of, unwrapped
+from tests.market.node.operators import GOOD_MACHINE, Operator, unwrapped
+from tests.market.node.test_market import app_of
 from tests.market.square import Publisher
 from tests.orchestrator.nodes import Node as Pretended
 

@@ -15,7 +15,8 @@ from market.node.node import open_node
 from market.node.providers import MAX_NEIGHBOURS, Neighbours, announce, is_neighbourly, peers_of
 from market.swarm import AllSourcesFailed
 from tests.fakes.blob_servers import BlobServer, Faults
-from tests.market.node.test_market import Operator, app_of, shared_digests
+from tests.market.node.operators import Operator
+from tests.market.node.test_market import app_of, shared_digests
 from tests.market.square import Publisher
 from tests.market.swarm.published import publish, some_bytes
 

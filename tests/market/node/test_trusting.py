@@ -19,7 +19,8 @@ from market.node.vouching import look_at_running
 from market.trust import DamagedMemory
 from tests.fakes.blob_servers import BlobServer
 from tests.market.discovery.publishers import NostrKey, people_list
-from tests.market.node.test_market import Operator, app_of
+from tests.market.node.operators import Operator
+from tests.market.node.test_market import app_of
 from tests.market.square import Publisher, serving
 from tests.market.trust.people import did, nostr_hex
 
