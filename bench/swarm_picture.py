@@ -24,8 +24,9 @@ from market.model import Digest
 from market.swarm.errors import FaultKind
 from market.swarm.pieces import PieceTable
 from market.swarm.quality import Quality
-from market.swarm.schedule import Lease, Schedule, SourceState, Wait
+from market.swarm.schedule import Schedule
 from market.swarm.sources import SourceKind
+from market.swarm.states import Lease, SourceState, Wait
 
 MIB = 1024 * 1024
 PIECES = 64

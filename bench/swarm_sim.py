@@ -31,8 +31,9 @@ from market.model import Digest
 from market.swarm.errors import FaultKind
 from market.swarm.pieces import PieceTable
 from market.swarm.quality import Quality
-from market.swarm.schedule import Lease, Leave, Look, Schedule, SourceState, Wait
+from market.swarm.schedule import Schedule
 from market.swarm.sources import SourceKind
+from market.swarm.states import Lease, Leave, Look, SourceState, Wait
 
 MB = 1e6
 PIECE = 1024 * 1024

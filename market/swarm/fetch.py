@@ -29,15 +29,17 @@ from market.swarm.race import Race, Session, abortable
 from market.swarm.receive import Board
 from market.swarm.report import FetchProgress, FetchReport, SourceReport
 from market.swarm.routes import Resolver
-from market.swarm.schedule import SourceState
 from market.swarm.sinks import CHECKPOINT_BYTES, Buffers, MemorySink, PartialSink, Sink
 from market.swarm.sources import AddressPolicy, Source, SourceKind, parse_url
+from market.swarm.states import SourceState
 from market.swarm.store import Store
 from market.swarm.transport import ORIGIN_DEADLINES, PEER_DEADLINES, Deadlines, HttpTransport
 
 MAX_SOURCES: Final = 16
 """Sources used for one blob: each costs a thread and a buffer of 1 MiB, and few links are wider than that many."""
 PROGRESS_SECONDS: Final = 0.1
+CATCH_UP_SECONDS: Final = 0.025
+"""How often pieces are hashed that came before their turn: what is left at the end is what the end waits for."""
 RATE_SECONDS: Final = 1.0
 """Half-life of the rate that is shown."""
 LATE_SECONDS: Final = 0.5
@@ -313,7 +315,7 @@ class Fetcher:
     async def _keep_up(self, race: Race, sink: PartialSink) -> None:
         """Keep the whole digest close behind, and end a race whose pieces can not be kept."""
         while sink.broken is None:
-            await trio.sleep(PROGRESS_SECONDS)
+            await trio.sleep(CATCH_UP_SECONDS)
             await self._file_work(sink.catch_up)
         race.give_up(sink.broken)
 

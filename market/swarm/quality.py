@@ -41,8 +41,9 @@ class Quality:
             self.deviation += EWMA * (abs(seconds - self.latency) - self.deviation)
             self.latency += EWMA * (seconds - self.latency)
 
-    def saw_rate(self, rate: float) -> None:
-        self.rate = rate if self.rate is None else self.rate + EWMA * (rate - self.rate)
+    def saw_rate(self, rate: float, weight: float = 1.0) -> None:
+        """`weight` (0 to 1) says how much this sample counts beside the others."""
+        self.rate = rate if self.rate is None else self.rate + EWMA * weight * (rate - self.rate)
 
     def saw_fault(self) -> None:
         if self.rate is not None:

@@ -23,9 +23,9 @@ from market.swarm.pieces import Bitmap, DamagedBitmap
 from market.swarm.receive import Board, receive_span
 from market.swarm.report import SourceReport
 from market.swarm.routes import MAX_REDIRECTS, Resolver
-from market.swarm.schedule import Lease, Leave, Look, Wait
 from market.swarm.sinks import Buffers, Sink
 from market.swarm.sources import Source, SourceKind, parse_url
+from market.swarm.states import Lease, Leave, Look, Wait
 from market.swarm.transport import Deadlines, HttpTransport, Route, Wanted
 
 ZSTD_BELOW: Final = 30e6

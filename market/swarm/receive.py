@@ -16,9 +16,10 @@ from blake3 import blake3
 from market.swarm.errors import FaultKind, PieceMismatch, SourceFault
 from market.swarm.pieces import PieceTable
 from market.swarm.report import MAX_FAULTS
-from market.swarm.schedule import Lease, Leave, Look, Schedule, SourceState, Wait
+from market.swarm.schedule import Schedule
 from market.swarm.sinks import Buffers, Sink
 from market.swarm.sources import Source, SourceKind
+from market.swarm.states import Lease, Leave, Look, SourceState, Wait
 from market.swarm.transport import SpanReader
 
 

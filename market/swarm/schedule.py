@@ -8,17 +8,20 @@ It never asks what time it is, and knows nothing of bytes, sockets and threads. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from market.swarm.errors import FaultKind
 from market.swarm.pieces import PieceTable
-from market.swarm.quality import GUESSED_RATE, Quality
+from market.swarm.quality import GUESSED_RATE
 from market.swarm.sources import SourceKind
+from market.swarm.states import MAX_BUSY, Lease, Leave, Look, SourceState, Wait
 
 SPAN_SECONDS: Final = 0.25
-"""A span is what its source brings in this time: long enough to hide a request, short enough to change one's mind."""
+"""A span is what its source brings in this time: long enough to hide a request, short enough to change one's mind. A
+rate that was measured for less long counts less."""
 SPAN_LATENCIES: Final = 10
 """... or in this many times its time to first byte, so that a far source is not idle between requests."""
 MAX_SPAN_BYTES: Final = 16 * 1024 * 1024
@@ -29,93 +32,21 @@ TAKEOVER: Final = 0.8
 MAX_OWNERS: Final = 2
 PEER_ERRORS: Final = 3
 """Transport errors after which a peer is dropped for this blob."""
-ORIGIN_ERRORS: Final = 6
-"""Faults in a row, without a verified piece between, after which an origin no longer counts as hope."""
 ORIGIN_LACKS: Final = 3
 """An origin's "not found" counts as much as this many faults: it may be deploying, but it did answer."""
-MAX_BUSY: Final = 24
-"""Times in a row that a source may send this node away before it no longer counts: some two minutes of patience."""
-ORIGIN_CORRUPT: Final = 8
-"""Bad pieces in one blob after which an origin no longer counts as hope."""
 BACKOFF_SECONDS: Final = 0.25
 BACKOFF_LIMIT: Final = 8.0
 RECHECK_SECONDS: Final = 0.05
 """How soon an idle source looks again whether an owner has fallen behind."""
+MEET_FROM: Final = 0.25
+"""A source whose piece takes more than this share of the time that is left reads ahead of the others; below it, holes
+are filled long before they matter, and whoever reads on in order makes fewer requests."""
 MIN_SAMPLE_BYTES: Final = 256 * 1024
 """What a lease must have brought for its rate to mean anything: less than this fits into socket buffers."""
 LOOK_SECONDS: Final = 1.0
 """How often a source that is fetching the blob itself is asked which pieces it has by now."""
 PATIENCE_SECONDS: Final = 30.0
 """How long such a source may have nothing that is missing here before it is given up."""
-
-
-@dataclass(eq=False, slots=True)
-class Lease:
-    """One source's right to fetch the pieces start..end-1, in order. `end` may shrink while it runs."""
-
-    source: int
-    start: int
-    end: int
-    begun: float
-    next: int
-    first_byte: float | None = None
-    last_byte: float = 0.0
-    received: int = 0
-    """Bytes of this lease."""
-    in_piece: int = 0
-    """Bytes of the piece `next`."""
-    revoked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Nothing for this source now: ask again at `until`, or when another lease ends."""
-
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """Ask this source, which has a part of the blob only, which pieces it has by now; then call `looked`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """Nothing for this source any more: the blob is complete, or the source is out."""
-
-
-@dataclass(slots=True)
-class SourceState:
-    """One source within one blob."""
-
-    kind: SourceKind
-    quality: Quality
-    errors: int = 0
-    corrupt: int = 0
-    busy: int = 0
-    """Times in a row that it had no room."""
-    ready_at: float = 0.0
-    out: bool = False
-    whole_only: bool = False
-    """It knows no ranges: a request always brings the blob from its first byte on."""
-    have: bytes | None = None
-    """One byte a piece, 1 for those it has; None for a source that has the whole blob, as far as is known."""
-    absent: bool = False
-    """A peer that had nothing when it was asked: no hope, but it may have begun to fetch the blob since."""
-    look_at: float = 0.0
-    useful_at: float = 0.0
-    lease: Lease | None = None
-
-    def has(self, index: int) -> bool:
-        return self.have is None or self.have[index] == 1
-
-    @property
-    def hopeless(self) -> bool:
-        if self.busy >= MAX_BUSY:
-            return True
-        if self.kind is SourceKind.PEER:
-            return self.out or self.absent
-        return self.out or self.errors >= ORIGIN_ERRORS or self.corrupt >= ORIGIN_CORRUPT
 
 
 _FREE, _OWNED, _VERIFIED = 0, 1, 2
@@ -169,7 +100,7 @@ class Schedule:
     def received(self, lease: Lease, size: int, now: float) -> bool:
         """Bytes came. False if the lease was taken away or its piece has come from elsewhere."""
         if lease.first_byte is None:
-            lease.first_byte = now
+            lease.first_byte, lease.first_bytes = now, size
             self.sources[lease.source].quality.saw_latency(now - lease.begun)
         lease.last_byte = now
         lease.received += size
@@ -194,10 +125,10 @@ class Schedule:
         """The lease is over, in peace: what it did not bring is free again."""
         self._release(lease)
         source = self.sources[lease.source]
-        if lease.first_byte is not None and lease.received >= MIN_SAMPLE_BYTES:
+        sample = lease.received - lease.first_bytes
+        if lease.first_byte is not None and sample >= MIN_SAMPLE_BYTES and now > lease.first_byte:
             elapsed = now - lease.first_byte
-            if elapsed > 0:
-                source.quality.saw_rate(lease.received / elapsed)
+            source.quality.saw_rate(sample / elapsed, min(1.0, elapsed / SPAN_SECONDS))
 
     def failed(self, lease: Lease, fault: FaultKind, now: float) -> None:
         """The lease is over because its source failed."""
@@ -252,7 +183,7 @@ class Schedule:
             return Look()
         if source.absent:
             return Wait(source.look_at)
-        span = self._free_span(source)
+        span = self._late_piece(source, now) or self._free_span(source)
         if span is None and (thief_span := self._split(source, now)) is not None:
             span = thief_span
         if span is None:
@@ -277,10 +208,45 @@ class Schedule:
             first = 0 if source.whole_only else self._first
             start = self._state.find(_FREE, first)
             start = start if start >= 0 else self._state.find(_FREE, 0, first)
-            return start if start >= 0 else None
+            return self._meeting_place(source, start) if start >= 0 else None
         count = self.table.count
         free = (index for index in range(count) if self._state[index] == _FREE and source.has(index))
         return min(free, key=lambda index: (self._rarity[index], (index - self._first) % count), default=None)
+
+    def _meeting_place(self, source: SourceState, start: int) -> int:
+        """Where a slow source begins: there where the others will be when it is done with one piece.
+
+        The whole digest is computed in order, and a hole far behind the others would have them wait at the end.
+        """
+        if self._rarity or source.whole_only or source.quality.rate is None or self._span_pieces(source) > 1:
+            return start
+        share = source.quality.seconds_for(self.table.piece_size) / self._seconds_left()
+        if share < MEET_FROM:
+            return start
+        free = self._state.find(_FREE, start + int((self.table.count - start) * min(1.0, share)))
+        return free if free >= 0 else self._state.rfind(_FREE)
+
+    def _seconds_left(self) -> float:
+        """Estimated time until all is there, by those who are at work."""
+        rate = sum(source.quality.rate or 0.0 for source in self.sources if source.lease is not None)
+        return self._missing * self.table.piece_size / rate if rate else math.inf
+
+    def _late_piece(self, source: SourceState, now: float) -> tuple[int, int] | None:
+        """A piece that its owner would bring after everything else: it would be fetched twice then, so it is now.
+
+        Not before the owner has shown for SPAN_SECONDS what it can.
+        """
+        if source.quality.rate is None or source.whole_only:
+            return None
+        left = self._seconds_left()
+        for lease in self._running():
+            index = lease.next
+            if lease.end - index > 1 or now - lease.begun < SPAN_SECONDS or not source.has(index):
+                continue
+            own = source.quality.seconds_for(self.table.length(index))
+            if TAKEOVER * self._remaining(lease, now) > max(left, own) and len(self._owners[index]) < MAX_OWNERS:
+                return index, index + 1
+        return None
 
     def _goes_on(self, source: SourceState, start: int, index: int) -> bool:
         """Whether a span that begins at `start` may reach on to `index`."""
@@ -293,7 +259,9 @@ class Schedule:
         if quality.rate is None:
             size = FIRST_ORIGIN_SPAN_BYTES if source.kind is SourceKind.ORIGIN else 1.0
         else:
-            size = quality.rate * max(SPAN_SECONDS, SPAN_LATENCIES * (quality.latency or 0.0))
+            # Shorter ones towards the end, so that everybody is done at the same time and at the same place.
+            seconds = min(SPAN_SECONDS, self._seconds_left() / 2)
+            size = quality.rate * max(seconds, SPAN_LATENCIES * (quality.latency or 0.0))
         return max(1, int(min(size, MAX_SPAN_BYTES)) // self.table.piece_size)
 
     def _split(self, source: SourceState, now: float) -> tuple[int, int] | None:

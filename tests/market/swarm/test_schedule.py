@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,18 +12,9 @@ from market.model import PIECE_SIZE, Digest
 from market.swarm.errors import FaultKind
 from market.swarm.pieces import PieceTable
 from market.swarm.quality import Quality
-from market.swarm.schedule import (
-    MAX_BUSY,
-    MAX_OWNERS,
-    PATIENCE_SECONDS,
-    Lease,
-    Leave,
-    Look,
-    Schedule,
-    SourceState,
-    Wait,
-)
+from market.swarm.schedule import MAX_OWNERS, PATIENCE_SECONDS, Schedule
 from market.swarm.sources import SourceKind
+from market.swarm.states import MAX_BUSY, Lease, Leave, Look, SourceState, Wait
 
 MIB = 1024 * 1024.0
 
@@ -86,6 +78,8 @@ class Simulation:
             if actor.have is not None:
                 self.schedule.looked(number, actor.have, 0.0)
         self.verified: set[int] = set()
+        self.order: list[int] = []
+        """Pieces as they were verified."""
         self.now = 0.0
         self.duplicate_bytes = 0
 
@@ -166,6 +160,8 @@ class Simulation:
             first = self.schedule.verified(lease)
             assert first == (index not in self.verified)
             self.verified.add(index)
+            if first:
+                self.order.append(index)
             actor.brought += self.table.length(index) if first else 0
 
 
@@ -294,7 +290,50 @@ def test_stalled_corrupt_dead_and_slow_peers_together_cost_nothing() -> None:  #
 
 def test_good_sources_add_up() -> None:
     actors = [origin(), Actor(SourceKind.PEER, 20 * MIB), Actor(SourceKind.PEER, 10 * MIB)]
-    assert seconds(256, actors) <= 256 / 50 / 0.95
+    assert seconds(256, actors) <= 256 / 50 / 0.97
+
+
+def test_eight_peers_of_mixed_speed_add_up() -> None:
+    rates = (2, 5, 5, 10, 10, 20, 20, 30)
+    actors = [origin(60 * MIB), *(Actor(SourceKind.PEER, rate * MIB) for rate in rates)]
+    assert seconds(256, actors) <= 256 / 162 / 0.97
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        pytest.param(Actor(SourceKind.PEER, 0.5 * MIB), id="a straggler"),
+        pytest.param(Actor(SourceKind.PEER, 2 * MIB), id="a slow peer"),
+        pytest.param(
+            Actor(SourceKind.PEER, 20 * MIB, always=Deed(100_000, FaultKind.TRANSPORT, silence=60.0)), id="silent"
+        ),
+    ],
+)
+def test_no_hole_far_behind_the_others_is_left_for_the_end(slow: Actor) -> None:
+    sim = Simulation(128, [origin(60 * MIB), Actor(SourceKind.PEER, 20 * MIB), replace(slow)], step=0.01)
+    sim.run(limit=600.0)
+    assert min(sim.order[-4:]) >= 128 - 16, "the whole digest would have to read all that lies behind it"
+
+
+def test_a_rate_is_what_came_after_the_first_bytes_and_counts_by_how_long_it_was_seen() -> None:
+    quality = Quality()
+    schedule = Schedule(
+        PieceTable(Digest("0" * 64), 64 * PIECE_SIZE, bytes(64 * 32)), [SourceState(SourceKind.ORIGIN, quality)]
+    )
+    lease = schedule.next(0, 0.0)
+    assert isinstance(lease, Lease)
+    schedule.received(lease, 900_000, 0.1)  # they lay in a buffer
+    schedule.received(lease, 100_000, 0.2)
+    schedule.ended(lease, 0.2)
+    assert quality.rate is None, "too little to say"
+    for begun, elapsed, rate in ((1.0, 0.5, 10e6), (2.0, 0.025, 100e6)):
+        lease = schedule.next(0, begun)
+        assert isinstance(lease, Lease)
+        schedule.received(lease, 500_000, begun)
+        schedule.received(lease, int(rate * elapsed), begun + elapsed)
+        schedule.ended(lease, begun + elapsed)
+    assert quality.rate is not None
+    assert 10e6 < quality.rate < 14e6
 
 
 def test_a_lying_peer_is_out_at_its_first_bad_piece_and_an_origin_never_is() -> None:  # R-SW3
