@@ -1,6 +1,6 @@
 """Many nodes that fetch one blob at once, each with the real picker, in a discrete-event model of their links.
 
-    ./run bench swarm_sim [--quick] [--seed 1]
+    ./run bench swarm_sim [--quick] [--seed 1] [--scene WORD]... [--limit SECONDS]
 
 Model: every node has the origin and a few random others as sources, a rate up and a rate down, and as many uploads at
 a time as it has slots; a transfer's rate is its fair share at both ends, looked at anew for each piece. Everything that
@@ -68,6 +68,10 @@ class Scene:
     vanish: float = 0.0
     """Go for good at some moment while they fetch."""
 
+    @property
+    def label(self) -> str:
+        return f"{self.name}, {self.nodes:,} nodes"
+
 
 SCENES = (
     Scene("cold start", 1000, 64),
@@ -117,7 +121,7 @@ class Result:
 
     @property
     def label(self) -> str:
-        return f"{self.scene.name}, {self.scene.nodes:,} nodes"
+        return self.scene.label
 
 
 class World:
@@ -133,12 +137,12 @@ class World:
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
 
-    def run(self) -> Result:
-        """Until nobody has anything left to do."""
+    def run(self, limit: float) -> Result:
+        """Until nobody has anything left to do, or computing has taken `limit` seconds: then some did not finish."""
         began = time.perf_counter()
         for number in range(1, len(self.hosts)):
             self._later(self.random.uniform(0, ARRIVAL_SECONDS), bind(self._come, number))
-        while self._queue and self.now < GIVE_UP_SECONDS:
+        while self._queue and self.now < GIVE_UP_SECONDS and time.perf_counter() - began < limit:
             self.now, _, act = heapq.heappop(self._queue)
             act()
         nodes = [host for host in self.hosts[1:] if host.vanishes_at < 0]
@@ -308,6 +312,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench swarm_sim")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="only the scenes of 1,000 nodes")
+    parser.add_argument(
+        "--scene", action="append", default=[], metavar="WORD", help="only scenes so labelled"
+    )
+    parser.add_argument("--limit", type=float, default=1800.0, metavar="SECONDS", help="the most to compute per scene")
     given = parser.parse_args()
     results = []
     out = Path(__file__).parent / "out"
@@ -316,7 +324,9 @@ def main() -> None:
     for scene in SCENES:
         if given.quick and scene.nodes > 1000:
             continue
-        result = World(scene, given.seed).run()
+        if given.scene and not any(word in scene.label for word in given.scene):
+            continue
+        result = World(scene, given.seed).run(given.limit)
         results.append(result)
         median = result.seconds[len(result.seconds) // 2]
         print(
