@@ -325,7 +325,8 @@ def test_a_rate_is_what_came_after_the_first_bytes_and_counts_by_how_long_it_was
     schedule.received(lease, 900_000, 0.1)  # they lay in a buffer
     schedule.received(lease, 100_000, 0.2)
     schedule.ended(lease, 0.2)
-    assert quality.rate is None, "too little to say"
+    too_little = quality.rate
+    assert too_little is None
     for begun, elapsed, rate in ((1.0, 0.5, 10e6), (2.0, 0.025, 100e6)):
         lease = schedule.next(0, begun)
         assert isinstance(lease, Lease)
