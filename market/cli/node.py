@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -116,11 +117,14 @@ def uninstall(session: Session, app: str, purge: str | None, even_if_needed: boo
 def logs(session: Session, app: str, lines: int, follow: bool) -> None:
     """The end of an app's journal."""
     if not follow:
-        session.show(session.call("logs", app=app, lines=lines), lambda r: "\n".join(safe(line) for line in r["lines"]))
+        session.show(session.call("logs", app=app, lines=lines), lambda r: "\n".join(map(_log_line, r["lines"])))
         return
     name = session.call("logs", app=app, lines=1)["app"]
     rows = [row for row in session.call("ps")["apps"] if f"{row['publisher']}/{row['id']}" == name]
     containers = [unit.removesuffix(".service") for row in rows for unit in row["units"]]
+    if not containers:  # journalctl would follow everything
+        said = next((row["detail"] for row in rows), "it was removed just now")
+        raise NotRunning(f"its containers are not known: {said}", where=name, remedy="archy doctor")
     _follow(containers, lines, as_json=session.as_json)
 
 
@@ -132,11 +136,20 @@ def _follow(containers: Sequence[str], lines: int, *, as_json: bool) -> None:
         with subprocess.Popen([*argv, *names], stdout=subprocess.PIPE, text=True, errors="replace") as journal:
             try:
                 for line in journal.stdout or ():
-                    click.echo(json.dumps(line.rstrip("\n")) if as_json else safe(line.rstrip("\n")))
+                    click.echo(json.dumps(line.rstrip("\n")) if as_json else _log_line(line.rstrip("\n")))
             finally:
                 journal.terminate()
     except FileNotFoundError as error:
         raise EnvironmentLacks("journalctl is not installed", remedy="apt-get install systemd") from error
+
+
+_WRITER: Final = re.compile(r"(\S+) \S+-[0-9a-f]{10}-([a-z0-9-]+)\[\d+\]: ")
+"""Time and writer, as journalctl's short-iso has them; ten digits of the publisher end an app's name."""
+
+
+def _log_line(line: str) -> str:
+    """`<time> <container>: <text>`: whose app it is was asked for, and stands in no line again."""
+    return safe(_WRITER.sub(r"\1 \2: ", line, count=1) if _WRITER.match(line) else line)
 
 
 @click.command(epilog="Examples: archy config listen=0.0.0.0:8470, archy config hello greeting=Hi")

@@ -28,6 +28,7 @@ wait $child
 STARTS = """b=/bin/busybox
 n=$($b cat /data/starts 2>/dev/null || echo 0)
 echo $((n + 1)) > /data/starts.new && $b mv /data/starts.new /data/starts
+echo "start $((n + 1))"
 """
 COUNT = STARTS + 'exec /bin/sh /serve "$1"\n'
 IGNORE = STARTS + "trap '' TERM\nexec $b httpd -f -p 8080 -h /www\n"

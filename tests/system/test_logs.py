@@ -1,0 +1,85 @@
+"""`archy logs` and `archy logs -f`: what an app's containers write, as it comes, and nothing of others."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.orchestrator.driver import web_container
+from tests.system.lab import Base, Node, NodeProcess
+from tests.system.test_orchestrator import SERVICE, drive, sh
+
+HOME = "/home/op/archy-home"
+SECONDS = 60.0
+TALK = "/bin/busybox echo \"$0 begins\"; printf '\\033[31mred\\033[0m\\n'; exec /bin/busybox httpd -f -p 8080 -h /www"
+NO_PS = '#!/bin/sh\n[ "$1" != ps ] || { echo "broken" >&2; exit 125; }\nexec /usr/bin/podman "$@"\n'
+
+
+@pytest.fixture(scope="module")
+def talking(lab_base: Base) -> Iterator[Node]:
+    """Two apps whose first words are their names, and then something for the terminal."""
+    with Node.boot(lab_base, "logs") as node:
+        for id_, port in (("hello", 18080), ("other", 18081)):
+            web = web_container(port, command=["/bin/busybox", "sh", "-c", TALK, id_])
+            drive(node, "install", version="1.0.0", id=id_, containers={"web": web}, home=HOME)
+        yield node
+
+
+def logs(node: Node, *words: str, env: dict[str, str] | None = None) -> NodeProcess:
+    return node.popen(["archy", "--home", HOME, "logs", *words], env=env)
+
+
+def said(node: Node, *words: str) -> list[str]:
+    return node.run(["archy", "--home", HOME, "logs", *words], timeout=SECONDS).stdout.splitlines()
+
+
+def test_logs_end_with_the_newest_line_and_hold_only_this_apps(talking: Node) -> None:
+    lines = said(talking, "hello")
+    assert any(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:+]+ web: hello begins", line) for line in lines), lines
+    assert not any("other begins" in line for line in lines)
+    assert said(talking, "hello", "-n", "1") == lines[-1:]
+
+
+def test_followed_logs_go_on_over_a_restart_and_end_with_ctrl_c(talking: Node) -> None:
+    follow = logs(talking, "hello", "-f", "-n", "2")
+    follow.wait_output("hello begins", SECONDS)
+    talking.run(["systemctl", "--user", "restart", SERVICE])
+    follow.wait_output(r"(?s)hello begins.*hello begins", SECONDS)
+    assert "other begins" not in follow.output()
+    follow.send_signal(signal.SIGINT)
+    assert follow.wait(SECONDS) == 130
+    assert "Traceback" not in follow.output()
+    assert sh(talking, "pgrep -u op journalctl", check=False) == "", "journalctl was left behind"
+
+
+def test_a_container_can_not_drive_the_terminal_of_who_reads_its_logs(talking: Node) -> None:
+    follow = logs(talking, "hello", "-f")
+    follow.wait_output("red", SECONDS)
+    follow.kill()
+    assert "\x1b" not in follow.output()
+
+
+def test_followed_logs_are_a_json_string_a_line_for_programs(talking: Node) -> None:
+    follow = logs(talking, "hello", "-f", "-n", "2", "--json")
+    follow.wait_output("begins", SECONDS)
+    follow.kill()
+    lines = [json.loads(line) for line in follow.output().splitlines() if line.startswith('"')]
+    assert any(str(line).endswith("hello begins") for line in lines)
+
+
+def test_nobody_elses_journal_is_followed_when_podman_does_not_tell_containers(talking: Node) -> None:  # R-ST11
+    talking.write("/home/op/broken/podman", NO_PS.encode(), mode=0o755)
+    follow = logs(talking, "hello", "-f", env={"PATH": "/home/op/broken:/usr/local/bin:/usr/bin:/bin"})
+    assert follow.wait(SECONDS) == 5
+    assert "its containers are not known: stale" in follow.output()
+    assert "begins" not in follow.output()
+
+
+def test_logs_of_an_unknown_app_are_a_usage_error(talking: Node) -> None:
+    follow = logs(talking, "nothing", "-f")
+    assert follow.wait(SECONDS) == 2
+    assert "archy ps" in follow.output()
