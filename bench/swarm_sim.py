@@ -312,9 +312,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench swarm_sim")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="only the scenes of 1,000 nodes")
-    parser.add_argument(
-        "--scene", action="append", default=[], metavar="WORD", help="only scenes so labelled"
-    )
+    parser.add_argument("--scene", action="append", default=[], metavar="WORD", help="only scenes so labelled")
     parser.add_argument("--limit", type=float, default=1800.0, metavar="SECONDS", help="the most to compute per scene")
     given = parser.parse_args()
     results = []
