@@ -26,7 +26,7 @@ from market.discovery.documents import (
 )
 from market.discovery.events import DOCUMENT_KIND, Event, Filter, decode_event
 from market.discovery.reasons import Reason, Refusal, SetAside
-from market.identity.canonical import MAX_DOCUMENT_SIZE, NotCanonical, parse_canonical, unsigned_bytes
+from market.identity.canonical import MAX_DOCUMENT_SIZE, NotCanonical, parse_canonical, written_again
 from market.identity.didkey import BadKey, encode_public
 from market.identity.forms import BadDocument, IdentityEntry
 from market.identity.history import Folded, KeyHistory, Role, SignedEntry
@@ -134,7 +134,7 @@ def check_document(event: Event) -> Claim | Refusal:
         return Refusal(Reason.OVERSIZE, f"a document of {len(content)} bytes")
     try:
         body = parse_canonical(content)
-        unsigned = unsigned_bytes(body)
+        unsigned = written_again({name: value for name, value in body.items() if name != "proof"})
         document, digest = parse_document(body, unsigned)
         signer = verify_proof(body, unsigned)
     except NotCanonical as error:

@@ -79,6 +79,11 @@ def unsigned_bytes(document: Mapping[str, Any]) -> bytes:
     return canonical_bytes({key: value for key, value in document.items() if key != "proof"})
 
 
+def written_again(parsed: Mapping[str, Any]) -> bytes:
+    """JCS of what `parse_canonical` returned, or of a part of it: its values were looked at then."""
+    return _encode(parsed)
+
+
 def digest_of(unsigned: bytes) -> Digest:
     """The digest of a document, from its `unsigned_bytes`."""
     return Digest(blake3.blake3(unsigned).hexdigest())

@@ -17,7 +17,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from market.errors import Refused
-from market.identity.canonical import canonical_bytes, unsigned_bytes
+from market.identity.canonical import canonical_bytes, unsigned_bytes, written_again
 from market.identity.didkey import BadKey, decode_base58, decode_public, did_of, encode_public
 
 CRYPTOSUITE: Final = "eddsa-jcs-2022"
@@ -53,12 +53,14 @@ def add_proof(document: Mapping[str, Any], seed: bytes, *, created: int) -> dict
     }
     if "@context" in unsigned:
         options["@context"] = unsigned["@context"]
-    signature = signer.sign(_hash(canonical_bytes(unsigned), options)).signature
+    signature = signer.sign(_hash(canonical_bytes(unsigned), canonical_bytes(options))).signature
     return {**unsigned, "proof": {**options, "proofValue": "z" + base58.b58encode(signature).decode("ascii")}}
 
 
 def verify_proof(document: Mapping[str, Any], unsigned: bytes | None = None) -> bytes:
-    """The 32 raw bytes of the Ed25519 key that signed the document. `unsigned`: its `unsigned_bytes`, if at hand.
+    """The 32 raw bytes of the Ed25519 key that signed the document.
+
+    `unsigned`: its `unsigned_bytes`, if the document comes from `parse_canonical` and they are at hand.
 
     Raises BadProof for anything but a valid eddsa-jcs-2022 assertion, NotCanonical when the document has no such form.
     """
@@ -67,6 +69,7 @@ def verify_proof(document: Mapping[str, Any], unsigned: bytes | None = None) -> 
         raise BadProof("there is no proof", remedy="publish the document signed")
     _check_options(proof)
     options = {key: value for key, value in proof.items() if key != "proofValue"}
+    configuration = canonical_bytes(options) if unsigned is None else written_again(options)
     if "@context" in options:
         _check_context(document.get("@context"), options["@context"])
         unsigned = unsigned_bytes({**document, "@context": options["@context"]})
@@ -74,7 +77,7 @@ def verify_proof(document: Mapping[str, Any], unsigned: bytes | None = None) -> 
         unsigned = unsigned_bytes(document)
     key = _signing_key(proof["verificationMethod"])
     try:
-        VerifyKey(key).verify(_hash(unsigned, options), _signature(proof["proofValue"]))
+        VerifyKey(key).verify(_hash(unsigned, configuration), _signature(proof["proofValue"]))
     except BadSignatureError as error:
         raise BadProof("the signature is not over this document by this key") from error
     return key
@@ -122,6 +125,6 @@ def _signature(text: str) -> bytes:
         raise BadProof("proofValue is not 64 bytes in base58") from error
 
 
-def _hash(unsigned: bytes, options: Mapping[str, Any]) -> bytes:
+def _hash(unsigned: bytes, configuration: bytes) -> bytes:
     # Section 3.3.4: the proof configuration's hash comes first.
-    return hashlib.sha256(canonical_bytes(options)).digest() + hashlib.sha256(unsigned).digest()
+    return hashlib.sha256(configuration).digest() + hashlib.sha256(unsigned).digest()
