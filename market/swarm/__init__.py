@@ -21,7 +21,7 @@ from market.swarm.report import FetchProgress, FetchReport, SourceReport
 from market.swarm.serving import blob_routes
 from market.swarm.sources import AddressPolicy, Source, SourceKind
 from market.swarm.store import Collected, Store, Stored, hash_file, open_store
-from market.swarm.unlisted import fetch_unlisted
+from market.swarm.unlisted import UnlistedProgress, fetch_unlisted
 from market.swarm.uplink import UploadLimits
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "StoreLocked",
     "StoreUnusable",
     "Stored",
+    "UnlistedProgress",
     "UploadLimits",
     "blob_routes",
     "fetch_blob",

@@ -27,7 +27,7 @@ from market.swarm.partial import Partial
 from market.swarm.pieces import PieceTable, list_length, ref_digest, single_piece, table_from_list
 from market.swarm.race import Race, Session, abortable
 from market.swarm.receive import Board
-from market.swarm.report import FetchProgress, FetchReport, SourceReport
+from market.swarm.report import PROGRESS_SECONDS, FetchProgress, FetchReport, Pace, SourceReport
 from market.swarm.routes import Resolver
 from market.swarm.sinks import CHECKPOINT_BYTES, Buffers, MemorySink, PartialSink, Sink
 from market.swarm.sources import AddressPolicy, Source, SourceKind, parse_url
@@ -37,11 +37,8 @@ from market.swarm.transport import ORIGIN_DEADLINES, PEER_DEADLINES, Deadlines, 
 
 MAX_SOURCES: Final = 16
 """Sources used for one blob: each costs a thread and a buffer of 1 MiB, and few links are wider than that many."""
-PROGRESS_SECONDS: Final = 0.1
 CATCH_UP_SECONDS: Final = 0.025
 """How often pieces are hashed that came before their turn: what is left at the end is what the end waits for."""
-RATE_SECONDS: Final = 1.0
-"""Half-life of the rate that is shown."""
 LATE_SECONDS: Final = 0.5
 """A source of small blobs that has not answered by then is late, where others could be asked."""
 REPAIRS: Final = 2
@@ -320,16 +317,11 @@ class Fetcher:
         race.give_up(sink.broken)
 
     async def _tell_progress(self, ref: BlobRef, partial: Partial, on_progress: OnProgress) -> None:
-        before, then = partial.verified_bytes, self._clock()
-        rate: float | None = None
+        pace = Pace(partial.verified_bytes, self._clock())
         while True:
-            on_progress(FetchProgress(ref, partial.verified_bytes, ref.size, rate or 0.0))
+            done = partial.verified_bytes
+            on_progress(FetchProgress(ref, done, ref.size, pace.at(done, self._clock())))
             await trio.sleep(PROGRESS_SECONDS)
-            done, now = partial.verified_bytes, self._clock()
-            latest = (done - before) / max(now - then, 1e-6)
-            share = 0.5 ** ((now - then) / RATE_SECONDS)
-            rate = latest if rate is None else share * rate + (1 - share) * latest
-            before, then = done, now
 
     # --- afterwards
 

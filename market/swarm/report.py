@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from market.model import BlobRef
 from market.swarm.sources import Source, SourceKind
+
+PROGRESS_SECONDS: Final = 0.1
+"""How often progress is told: as smooth as an eye can follow, and little to write into a log."""
+RATE_SECONDS: Final = 1.0
+"""Half-life of the rate that is shown."""
+MAX_FAULTS: Final = 8
+"""Faults remembered per source: enough to see a pattern, whatever a hostile source does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +25,26 @@ class FetchProgress:
     done: int
     total: int
     rate: float
+
+
+class Pace:
+    """The rate that is shown: what came lately counts more than what came before. Seconds are given. Pure."""
+
+    def __init__(self, done: int, now: float) -> None:
+        self._done = done
+        self._then = now
+        self._rate: float | None = None
+
+    def at(self, done: int, now: float) -> float:
+        """Bytes per second, when `done` bytes are there in all."""
+        elapsed = now - self._then
+        if elapsed <= 0:
+            return self._rate or 0.0
+        latest = (done - self._done) / elapsed
+        share = 0.5 ** (elapsed / RATE_SECONDS)
+        self._rate = latest if self._rate is None else share * self._rate + (1 - share) * latest
+        self._done, self._then = done, now
+        return self._rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +125,6 @@ class FetchReport:
             "wasted": self.wasted,
             "sources": [report.to_json() for report in self.sources],
         }
-
-
-MAX_FAULTS = 8
-"""Faults remembered per source: enough to see a pattern, whatever a hostile source does."""
 
 
 def _joined(one: SourceReport | None, other: SourceReport) -> SourceReport:
