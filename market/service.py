@@ -18,6 +18,7 @@ from typing import Final
 import trio
 from aiohttp import web
 
+from apps.log_lines import LineFormatter
 from market.api.control import control_app
 from market.bridge import serve
 from market.errors import Problem
@@ -42,7 +43,9 @@ Say = Callable[[str], None]
 
 def serve_until_stopped(home: Home, say: Say) -> None:
     """Run the node until SIGINT or SIGTERM. Raises Problem when it can not start."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     trio.run(_serve, home, say)
 
 

@@ -60,7 +60,43 @@ class Source:
 
 async def take(machine: Machine, step: Step, source: Source | None, names: Names) -> None:
     """Take one step; `source` may be None where an app is only removed. Raises Problem."""
-    log.info("step", extra={"app": names.slug, "step": type(step).__name__})
+    facts: dict[str, object] = {"app": names.slug, "step": type(step).__name__, "of": _subject(step)}
+    begun = trio.current_time()
+    try:
+        await _take(machine, step, source, names)
+    except Problem as problem:
+        seconds = round(trio.current_time() - begun, 2)
+        log.warning("step failed", extra={**facts, "seconds": seconds, "problem": str(problem)})
+        raise
+    log.info("step", extra={**facts, "seconds": round(trio.current_time() - begun, 2)})
+
+
+def _subject(step: Step) -> str:
+    """What a step is about, by name alone: contents may be secret."""
+    match step:
+        case WriteUnits(files, removed):
+            return ",".join((*files, *(f"-{name}" for name in removed)))
+        case WriteDerived(files, removed):
+            return ",".join((*(file.path for file in files), *(f"-{path}" for path in removed)))
+        case StopUnits(names) | WriteSecrets(names) | RemoveSecrets(names) | RemoveImages(names):
+            return ",".join(names)
+        case RemoveContainers(names) | ResetFailed(names):
+            return ",".join(names)
+        case Start(service) | Restart(service):
+            return service
+        case ImportImage(label) | Reload(label):
+            return label
+        case CreateLink(network):
+            return network.name
+        case Connect(network, container):
+            return f"{container} {network}"
+        case RemoveLink(name) | RemoveNetwork(name) | RemoveVolume(name):
+            return name
+        case DaemonReload() | RemoveDerived():
+            return ""
+
+
+async def _take(machine: Machine, step: Step, source: Source | None, names: Names) -> None:
     match step:
         case WriteSecrets(labels):
             await _write_secrets(machine, labels, _needed(source))
