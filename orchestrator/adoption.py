@@ -21,6 +21,7 @@ from orchestrator.plan import ALIVE, Observed
 from orchestrator.quadlet.render import RenderedApp, setting_text
 from orchestrator.quadlet.text import UnitFile, parse
 from orchestrator.settled import Ports, fits
+from orchestrator.subnets import is_subnet
 from orchestrator.unit_folder import OwnedFile
 
 _PUBLISHED = re.compile(r"(?:127\.0\.0\.1:)?([0-9]{1,5}):([0-9]{1,5})(?:/(udp))?")
@@ -146,6 +147,13 @@ def remembered_ports(manifest: Manifest, names: Names, files: Mapping[str, Owned
             if port.host == "auto" and (port.container, port.protocol) in published:
                 found[label, port.name] = published[port.container, port.protocol]
     return found
+
+
+def remembered_subnet(names: Names, files: Mapping[str, OwnedFile]) -> str:
+    """The subnet that was chosen for the app's network; empty when its unit has none."""
+    name = f"{names.network}.network"
+    found = _parsed(name, files[name]).values("Network", "Subnet") if name in files else ()
+    return found[0] if found and is_subnet(found[0]) else ""
 
 
 def remembered_settings(manifest: Manifest, names: Names, files: Mapping[str, OwnedFile]) -> dict[str, str]:

@@ -62,9 +62,23 @@ class Choices:
                 [(app.slug, *key, number) for key, number in sorted(ports.items())],
             )
 
-    def forget(self, app: AppName) -> None:
-        """With the app's data its settings and ports go too."""
+    def subnet(self, app: AppName) -> str:
+        """The subnet of an app without internet; empty when none was chosen."""
+        rows = self._rows("SELECT subnet FROM subnets WHERE slug = ?", app.slug)
+        return str(rows[0][0]) if rows else ""
+
+    def subnets(self) -> frozenset[str]:
+        """Those of all apps."""
+        return frozenset(subnet for (subnet,) in self._rows("SELECT subnet FROM subnets"))
+
+    def set_subnet(self, app: AppName, subnet: str) -> None:
         with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO subnets VALUES (?, ?)", (app.slug, subnet))
+
+    def forget(self, app: AppName) -> None:
+        """With the app's data its settings, ports and subnet go too."""
+        with self._transaction():
+            self._db.execute("DELETE FROM subnets WHERE slug = ?", (app.slug,))
             self._db.execute("DELETE FROM setting_values WHERE slug = ?", (app.slug,))
             self._db.execute("DELETE FROM host_ports WHERE slug = ?", (app.slug,))
 

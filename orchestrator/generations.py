@@ -39,6 +39,7 @@ from orchestrator.quadlet.text import literal
 from orchestrator.secret_care import lost_for_good
 from orchestrator.settled import Ports, choose_ports, settle
 from orchestrator.state import AppRecord, Generation, Operation, State
+from orchestrator.subnets import choose_subnet
 
 MIN_STOP_SECONDS = 60
 """Deadline for stopping an app of which no generation is known any more."""
@@ -69,15 +70,25 @@ class Generations:
         self._machine = machine
         self._arch = arch
         self._podman: Version | None = None
+        self._inside = ""
 
     async def podman(self, *, again: bool = False) -> Version:
         """Podman's version, asked once. Raises EnvironmentLacks."""
         if self._podman is None or again:
             self._podman = await self._machine.podman.version()
+            self._inside = self._machine.host.inside_address()
         return self._podman
 
-    def _target(self, podman: Version) -> Target:
-        return Target(self._machine.prefix, podman, self._arch, literal(str(self._machine.derived.folder)))
+    def _target(self, podman: Version, app: AppName) -> Target:
+        derived, subnet = literal(str(self._machine.derived.folder)), self._state.choices.subnet(app)
+        return Target(self._machine.prefix, podman, self._arch, derived, subnet, self._inside)
+
+    async def choose_subnet(self, app: AppName, manifest: Manifest) -> None:
+        """Give an app without internet a subnet, if it has none yet. Raises Refused."""
+        choices = self._state.choices
+        if manifest.permissions.internet == "none" and not choices.subnet(app):
+            taken = choices.subnets() | await self._machine.podman.subnets() | self._machine.host.routes()
+            choices.set_subnet(app, choose_subnet(f"{self._machine.prefix} {app.slug}", taken))
 
     def names(self, app: AppName) -> Names:
         return Names(self._machine.prefix, app, tuple(sorted(self._machine.secrets.turns(app).items())))
@@ -128,7 +139,7 @@ class Generations:
         manifest, names = self.manifest(generation), self.names(generation.name)
         providers = self._state.choices.links(generation.name, generation.number)
         linked = self.linked(Installed(generation.name, manifest, "running"), providers)
-        app = render(manifest, names, self._target(await self.podman()), linked)
+        app = render(manifest, names, self._target(await self.podman(), generation.name), linked)
         source = Source(names, manifest, generation.root, self._arch)
         return Loaded(manifest, app, source, MappingProxyType(providers))
 
@@ -143,7 +154,7 @@ class Generations:
         manifest = settle(bundle.manifest, self._state.choices.settings(app), ports)
         providers = self.resolve(app, manifest, linked_to)
         linked = self.linked(Installed(app, manifest, "running"), providers)
-        rendered = render(manifest, names, self._target(podman), linked)
+        rendered = render(manifest, names, self._target(podman, app), linked)
         return Loaded(manifest, rendered, Source(names, manifest, bundle.root, self._arch), providers)
 
     def others(self, app: AppName) -> dict[AppName, Installed]:

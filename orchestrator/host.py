@@ -6,8 +6,11 @@ import errno
 import os
 import shutil
 import socket
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final, Protocol
+
+from orchestrator.containers_conf import files, host_address, texts
 
 _LISTEN: Final = "0A"
 """State of a listening TCP socket in /proc/net/tcp (Linux, include/net/tcp_states.h)."""
@@ -22,6 +25,14 @@ class Host(Protocol):
 
     def free_bytes(self, path: Path) -> int:
         """Room for an ordinary user on the disk that holds the path."""
+        ...
+
+    def routes(self) -> frozenset[str]:
+        """Subnets to which this machine has a way that is not the default one."""
+        ...
+
+    def inside_address(self) -> str:
+        """The address under which containers reach this machine."""
         ...
 
     def lan_address(self) -> str:
@@ -53,6 +64,16 @@ class ThisHost:
             path = path.parent
         return shutil.disk_usage(path).free
 
+    def routes(self) -> frozenset[str]:
+        try:
+            lines = Path("/proc/net/route").read_text().splitlines()[1:]
+        except OSError:
+            return frozenset()
+        return frozenset(route for route in map(_route, lines) if not route.endswith("/0"))
+
+    def inside_address(self) -> str:
+        return host_address(texts(files()))
+
     def lan_address(self) -> str:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
@@ -60,6 +81,13 @@ class ThisHost:
             except OSError:
                 return ""
             return str(probe.getsockname()[0])
+
+
+def _route(line: str) -> str:
+    """Destination and mask are little-endian there, in hex (proc(5), /proc/net/route)."""
+    fields = line.split()
+    address = IPv4Address(int(fields[1], 16).to_bytes(4, "little"))
+    return f"{address}/{int(fields[7], 16).bit_count()}"
 
 
 def _holder(port: int, protocol: str) -> str:

@@ -16,7 +16,7 @@ import trio
 
 from apps.problems import Problem, RolledBack, UsageProblem
 from orchestrator import guard
-from orchestrator.adoption import remembered_ports, remembered_settings
+from orchestrator.adoption import remembered_ports, remembered_settings, remembered_subnet
 from orchestrator.apply import dry_run, take
 from orchestrator.bundle import Bundle
 from orchestrator.converge import Report, converge, provide, silent, wait_healthy
@@ -64,6 +64,8 @@ class Operations:
             raise lost_for_good(bundle.name.id, gone)
         free = self._machine.host.free_bytes(self._settings.data_dir)
         guard.check_disk(manifest, self._settings.data_dir, free)
+        if here is None:
+            await self._generations.choose_subnet(bundle.name, manifest)
         links = here.inventory.links.values() if here is not None and here.inventory is not None else ()
         own = frozenset(link.provider for link in links if link.dependant == bundle.name.slug)
         loaded = self._generations.fresh(bundle, podman, linked_to=None if here is None else own)
@@ -102,6 +104,9 @@ class Operations:
             choices.set_settings(bundle.name, remembered_settings(bundle.manifest, names, files))
         if not choices.ports(bundle.name):
             choices.set_ports(bundle.name, remembered_ports(bundle.manifest, names, files))
+        subnet = remembered_subnet(names, files)
+        if subnet and subnet not in choices.subnets():
+            choices.set_subnet(bundle.name, subnet)
 
     def adopt(self, bundle: Bundle, loaded: Loaded, *, running: bool) -> AppRecord:
         """Write down what is here already, in one transaction; the machine is not touched (R-ST7)."""

@@ -130,6 +130,10 @@ class Podman(Protocol):
         """Take a container out of a network; one that is not in it is fine."""
         ...
 
+    async def subnets(self) -> frozenset[str]:
+        """Of every network, whosever it is."""
+        ...
+
     async def remove_network(self, name: str) -> None:
         """An absent one is fine."""
         ...
@@ -139,7 +143,7 @@ class Podman(Protocol):
         ...
 
     async def addresses(self, names: Sequence[str]) -> Mapping[str, str]:
-        """IPv4 addresses of running containers inside the user's network namespace."""
+        """IPv4 addresses of running containers inside the user's network namespace, without those that are gone."""
         ...
 
 
@@ -248,6 +252,10 @@ class RootlessPodman:
             if "not connected" not in error.stderr and not any(text in error.stderr for text in _ABSENT_OR_USED):
                 raise
 
+    async def subnets(self) -> frozenset[str]:
+        listed = await self._json("network", "ls", "--format", "json")
+        return frozenset(str(subnet["subnet"]) for item in listed for subnet in item.get("subnets") or ())
+
     async def remove_network(self, name: str) -> None:
         await self._remove("network", "rm", name)
 
@@ -257,21 +265,19 @@ class RootlessPodman:
     async def addresses(self, names: Sequence[str]) -> Mapping[str, str]:
         if not names:
             return {}
-        listed = await self._json("inspect", "--type", "container", *names)
+        argv = ("podman", "inspect", "--type", "container", *names)
+        done = await run(argv, seconds=QUICK)
+        if done.code != 0 and "no such" not in done.stderr:  # one that is gone hides the others from nobody (R-ST4)
+            done.checked()
         found = {}
-        for item in listed:
+        for item in _listed(done):
             for network in (item.get("NetworkSettings", {}).get("Networks") or {}).values():
                 if network.get("IPAddress"):
                     found[item["Name"]] = str(network["IPAddress"])
         return found
 
     async def _json(self, *argv: str) -> list[Any]:
-        done = await self._ask(*argv)
-        try:
-            body = json.loads(done.stdout or b"[]")
-        except ValueError as error:
-            raise Problem(f"podman {argv[0]} wrote something that is not JSON") from error
-        return body if isinstance(body, list) else []
+        return _listed(await self._ask(*argv))
 
     async def _ask(self, *argv: str, seconds: float = QUICK, stdin: bytes = b"") -> Completed:
         return (await run(("podman", *argv), seconds=seconds, stdin=stdin)).checked()
@@ -282,6 +288,14 @@ class RootlessPodman:
         except CommandFailed as error:
             if not any(text in error.stderr for text in _ABSENT_OR_USED):
                 raise
+
+
+def _listed(done: Completed) -> list[Any]:
+    try:
+        body = json.loads(done.stdout or b"[]")
+    except ValueError as error:
+        raise Problem(f"podman {done.argv[1]} wrote something that is not JSON") from error
+    return body if isinstance(body, list) else []
 
 
 _ABSENT_OR_USED: Final = ("no such", "not found", "image is in use", "image used by")

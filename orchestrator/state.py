@@ -77,6 +77,12 @@ MIGRATIONS: Final = (
         slug TEXT PRIMARY KEY REFERENCES apps (slug) ON DELETE CASCADE
     ) STRICT;
     """,
+    """
+    CREATE TABLE subnets (
+        slug TEXT PRIMARY KEY,
+        subnet TEXT NOT NULL UNIQUE
+    ) STRICT;
+    """,
 )
 """Numbered from 1 in `PRAGMA user_version`; a step that was released is never changed."""
 

@@ -26,6 +26,7 @@ class Line:
 
 _HEALTH: Final = "`health.cmd`, run inside the container; http and tcp checks are the node's own and in no unit"
 _LIMIT: Final = "`resources`, set by systemd on the whole service: one limit for the app and what watches it"
+_ROUTE: Final = "chosen by the node, since a route to the host has to name its gateway"
 _ATTEMPTS: Final = (
     "five starts in 300 seconds, then it counts as failed; at one start in 10 seconds systemd's own limit never acts"
 )
@@ -71,6 +72,9 @@ WHY: Final[Mapping[tuple[str, str], str]] = {
     ("Service", "CPUQuota"): _LIMIT,
     ("Service", "TasksMax"): _LIMIT,
     ("Network", "NetworkName"): "its name at Podman: app and publisher",
+    ("Network", "Subnet"): _ROUTE,
+    ("Network", "Gateway"): _ROUTE,
+    ("Network", "PodmanArgs"): "the one way out of this network: host.archipelago, and nothing behind it",
     ("Volume", "VolumeName"): "its name at Podman: app, publisher and volume; an uninstall keeps it",
     ("Volume", "User"): "`owner`: who may write to it inside the container",
     ("Volume", "Group"): "`owner`: who may write to it inside the container",

@@ -48,7 +48,9 @@ SINCE: Final[Mapping[str, Mapping[str, Version]]] = {
         OLDEST,
     )
     | {"AddHost": (5, 4, 0), "NetworkAlias": (5, 4, 0), "Memory": (5, 5, 0), "ReloadCmd": (5, 5, 0)},
-    "Network": dict.fromkeys(("DNS", "Internal", "Label", "NetworkName", "Options", "PodmanArgs"), OLDEST),
+    "Network": dict.fromkeys(
+        ("DNS", "Gateway", "Internal", "Label", "NetworkName", "Options", "PodmanArgs", "Subnet"), OLDEST
+    ),
     "Volume": dict.fromkeys(("Group", "Label", "PodmanArgs", "User", "VolumeName"), OLDEST),
 }
 

@@ -18,10 +18,12 @@ from apps.images import platform_for
 from apps.manifest import Manifest
 from apps.manifest_parts import Container, Health, Setting, Volume
 from apps.manifest_values import parse_size
+from orchestrator.containers_conf import DEFAULT
 from orchestrator.links import Linked, LinkNetwork
 from orchestrator.names import Names, folder_of, slice_name
 from orchestrator.quadlet.keys import INSTEAD, Version, line
 from orchestrator.quadlet.text import Section, UnitFile, literal, word, words
+from orchestrator.subnets import gateway_of
 
 BOOT_DROP_IN = "10-boot.conf"
 STOP_MARGIN = 15
@@ -40,6 +42,10 @@ class Target:
     arch: str
     derived: str = "%h/.local/share/archy/apps/derived"
     """Folder of derived files, as a unit has it (`%` doubled unless it is a specifier)."""
+    subnet: str = ""
+    """That of the app's network where the app has no internet; without one it does not reach the host either."""
+    host: str = DEFAULT
+    """The host's address inside containers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +209,10 @@ def _network(manifest: Manifest, names: Names, target: Target) -> UnitFile:
         # its containers (tried, netavark 1.14). Without a default route nothing outside is reached either, and a name
         # server that does not answer keeps aardvark-dns from carrying names, and what is hidden in them, out.
         lines += [("Options", "no_default_route=1"), ("DNS", "127.0.0.1")]
+        if target.subnet:  # R-FM4: one way out, to the host's address alone
+            gateway = gateway_of(target.subnet)
+            lines += [("Subnet", target.subnet), ("Gateway", gateway)]
+            lines.append(("PodmanArgs", f"--route={target.host}/32,{gateway}"))
     checked = tuple(line("Network", key, value, target.podman) for key, value in lines)
     return UnitFile(
         f"{names.network}.network",

@@ -13,7 +13,7 @@ from orchestrator.links import LinkNetwork
 from orchestrator.podman import ContainerSeen, ImageSeen, Inventory
 from orchestrator.podman_care import Ailment, Signs
 from orchestrator.quadlet.keys import Version
-from tests.fakes.podman_machine import Machine
+from tests.fakes.podman_machine import Box, Machine
 
 
 class FakePodman:
@@ -30,7 +30,9 @@ class FakePodman:
     async def containers(self, prefix: str) -> tuple[ContainerSeen, ...]:
         self._machine.enter("podman", "containers")
         return tuple(
-            ContainerSeen(name, box.id, "running", box.image_id, box.labels, "", frozenset(box.networks))
+            ContainerSeen(
+                name, box.id, "running", box.image_id, box.labels, "", frozenset(box.networks) | {box.network} - {""}
+            )
             for name, box in sorted(self._machine.containers.items())
             if box.labels.get("archy.prefix") == prefix
         )
@@ -79,18 +81,27 @@ class FakePodman:
 
     async def hang_up(self, name: str) -> None:
         self._machine.enter("podman", "hang_up", name)
-        if name not in self._machine.containers:
-            raise CommandFailed(("podman", "kill"), 125, f"no container with name {name}")
+        self._box(name, "kill")
 
     async def copy_into(self, source: Path, container: str, path: str) -> None:
         self._machine.enter("podman", "copy_into", f"{source.name} {container}:{path}")
+        self._box(container, "cp").copied.add(path)
 
     async def execute(self, container: str, argv: Sequence[str], *, seconds: float, slice_: str) -> None:
         self._machine.enter("podman", "execute", f"{container} {' '.join(argv)}")
-        if argv[0] == "false":
+        box = self._box(container, "exec")
+        words = argv[1:] if argv[0].endswith("/busybox") else argv
+        files = box.copied | {f"/run/secrets/{name.rpartition('-')[2]}" for name in box.secrets}
+        if words[0] == "false" or (words[0] == "test" and words[-1] not in files):
             raise CommandFailed(("systemd-run", "podman"), 1, "")
-        if argv[0] == "sleep":
+        if words[0] == "sleep":
             raise CommandTimedOut(("systemd-run", "podman"), seconds)
+
+    def _box(self, name: str, what: str) -> Box:
+        box = self._machine.containers.get(name)
+        if box is None:
+            raise CommandFailed(("podman", what), 125, f"no container with name {name}")
+        return box
 
     async def remove_containers(self, names: Sequence[str]) -> None:
         self._machine.enter("podman", "remove_containers", " ".join(names))
@@ -105,18 +116,24 @@ class FakePodman:
         self._machine.enter("podman", "connect", f"{network} {container}")
         if network not in self._machine.links:
             raise CommandFailed(("podman", "network"), 125, f"unable to find network with name {network}")
-        self._machine.containers[container].networks.setdefault(network, frozenset(aliases))
+        self._box(container, "network").networks.setdefault(network, frozenset(aliases))
 
     async def disconnect(self, network: str, container: str) -> None:
         self._machine.enter("podman", "disconnect", f"{network} {container}")
         if (box := self._machine.containers.get(container)) is not None:
             box.networks.pop(network, None)
 
+    async def subnets(self) -> frozenset[str]:
+        self._machine.enter("podman", "subnets")
+        return frozenset(self._machine.subnets.values())
+
     async def remove_network(self, name: str) -> None:
         self._machine.enter("podman", "remove_network", name)
-        if not any(name in box.networks for box in self._machine.containers.values()):
-            self._machine.links.pop(name, None)
+        if any(name == box.network or name in box.networks for box in self._machine.containers.values()):
+            raise CommandFailed(("podman", "network"), 2, f"{name} has associated containers with it")
+        self._machine.links.pop(name, None)
         self._machine.networks.pop(name, None)
+        self._machine.subnets.pop(name, None)
 
     async def remove_volume(self, name: str) -> None:
         self._machine.enter("podman", "remove_volume", name)
@@ -155,6 +172,12 @@ class FakeHost:
 
     def free_bytes(self, path: Path) -> int:
         return self.free
+
+    def routes(self) -> frozenset[str]:
+        return frozenset()
+
+    def inside_address(self) -> str:
+        return "169.254.1.2"
 
     def lan_address(self) -> str:
         return ""

@@ -40,6 +40,10 @@ class Box:
     """Files from the host as they were when it started."""
     networks: dict[str, frozenset[str]] = field(default_factory=dict)
     """Networks shared with other apps, and the names there."""
+    network: str = ""
+    """The app's own."""
+    copied: set[str] = field(default_factory=set)
+    """Paths of files that were copied in."""
     starts: int = 1
     secrets: dict[str, bytes] = field(default_factory=dict)
     """Values as they were when it started, by their names at Podman."""
@@ -57,6 +61,8 @@ class Machine:
     images: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     """(name, tag) -> (manifest digest, config digest)."""
     networks: dict[str, str] = field(default_factory=dict)
+    subnets: dict[str, str] = field(default_factory=dict)
+    """Of networks that name one."""
     links: dict[str, LinkNetwork] = field(default_factory=dict)
     volumes: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Name -> (app, content)."""
@@ -141,9 +147,14 @@ class Machine:
         if self.services[service].active == "inactive":
             self.services[service] = Service("active", "running" if kind == "container" else "exited")
 
-    def _start_network(self, _: str, unit: UnitFile) -> None:
+    def _start_network(self, service: str, unit: UnitFile) -> None:
         labels = _labels(unit, "Network")
-        self.networks.setdefault(unit.values("Network", "NetworkName")[0], labels["archy.spec"])
+        name = unit.values("Network", "NetworkName")[0]
+        for subnet in unit.values("Network", "Subnet"):
+            if subnet in [other for at, other in self.subnets.items() if at != name]:
+                self._fail(service, f"subnet {subnet} is already used on the host or by another config")
+            self.subnets.setdefault(name, subnet)
+        self.networks.setdefault(name, labels["archy.spec"])
 
     def _start_volume(self, _: str, unit: UnitFile) -> None:
         labels = _labels(unit, "Volume")
@@ -152,11 +163,12 @@ class Machine:
         self.volumes.setdefault(name, (labels["archy.app"], content))
 
     def _start_container(self, service: str, unit: UnitFile) -> None:
-        joined = {}
+        joined, own = {}, ""
         for value in unit.values("Container", "Network"):
             source, _, options = value.partition(":")
             if source.endswith(".network"):
-                self.start(f"{source.removesuffix('.network')}-network.service")
+                own = source.removesuffix(".network")
+                self.start(f"{own}-network.service")
             elif source not in self.links:
                 self._fail(service, f"unable to find network with name {source}")
             else:
@@ -202,6 +214,7 @@ class Machine:
             self._new_id(),
             _host_files(mounts),
             joined,
+            own,
             secrets={secret: self.secrets[secret] for secret in given},
         )
 

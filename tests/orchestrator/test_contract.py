@@ -17,9 +17,10 @@ import trio
 
 from orchestrator import default_unit_dir
 from orchestrator.bundle import Bundle
-from orchestrator.faults import CommandFailed
+from orchestrator.faults import CommandFailed, CommandTimedOut
 from orchestrator.images import check_layout, image_name, stage, write_index
-from orchestrator.names import Names
+from orchestrator.links import LinkNetwork
+from orchestrator.names import Names, slice_name
 from orchestrator.podman import Podman, RootlessPodman
 from orchestrator.quadlet.render import RenderedApp, Target, render
 from orchestrator.systemd import Systemd, UserSystemd
@@ -32,6 +33,9 @@ from tests.orchestrator.driver import web_bundle, web_container
 
 PREFIX = "contract"
 REAL = os.environ.get("ARCHY_CONTRACT") == "real"
+LINK = LinkNetwork("contract-link-0123456789ab", "provider-0123456789", "dependant-0123456789", "closed")
+BUSYBOX = "/bin/busybox"
+SUBNET = "10.254.77.64/26"
 
 
 @dataclass
@@ -73,6 +77,13 @@ class World:
         await self.place()
         await self.systemd.start((self.service,), seconds=60)
 
+    async def execute(self, *argv: str, seconds: float = 30) -> None:
+        await self.podman.execute(self.container, (BUSYBOX, *argv), seconds=seconds, slice_=slice_name(PREFIX))
+
+    async def networks(self) -> frozenset[str]:
+        (seen,) = await self.podman.containers(PREFIX)
+        return seen.networks
+
     async def state(self) -> str:
         return (await self.systemd.show(PREFIX, (self.service,)))[self.service].active
 
@@ -85,7 +96,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     folder = UnitFolder(default_unit_dir() if REAL else machine.unit_dir, PREFIX)
     name = app_name("contract")
     bundle = web_bundle(tmp_path, name, "1", containers={"web": web_container(18099)})
-    app = render(bundle.manifest, Names(PREFIX, name), Target(PREFIX, await podman.version(), "amd64"))
+    target = Target(PREFIX, await podman.version(), "amd64", subnet=SUBNET)
+    app = render(bundle.manifest, Names(PREFIX, name), target)
     made = World(systemd, podman, folder, bundle, app, tmp_path)
     yield made
     with trio.CancelScope(shield=True):
@@ -94,6 +106,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         await systemd.daemon_reload()
         await systemd.reset_failed(app.services)
         await podman.remove_containers([c.name for c in app.containers])
+        await podman.remove_network(LINK.name)
         await podman.remove_network(app.network)
         await podman.remove_volume(app.volumes[0])
         await podman.remove_secrets([app.names.secret("password")])
@@ -224,6 +237,134 @@ async def test_importing_twice_is_the_same_as_once(world: World) -> None:
     once = (await world.podman.inventory(PREFIX)).images
     await world.import_image()
     assert (await world.podman.inventory(PREFIX)).images == once
+
+
+async def test_a_secret_can_be_read_back_and_replaced_and_an_absent_one_is_none(world: World) -> None:  # R-MF3
+    name = f"{world.app.names.secret('password')}.1"
+    assert await world.podman.secret(name) is None
+    try:
+        for value in (b"one", b"other"):
+            await world.podman.create_secret(name, value, {"archy.app": "x"})
+            assert await world.podman.secret(name) == value
+        assert name in (await world.podman.inventory(PREFIX)).secrets
+    finally:
+        await world.podman.remove_secrets([name])
+    assert await world.podman.secret(name) is None
+
+
+async def test_what_is_removed_from_podman_is_gone_for_the_container_at_its_next_start_only(world: World) -> None:
+    await world.up()
+    await world.podman.remove_secrets([world.app.names.secret("password")])
+    await world.execute("test", "-f", "/run/secrets/password")
+    with pytest.raises(CommandFailed):
+        await world.systemd.restart((world.service,), seconds=60)
+
+
+async def test_a_running_container_is_hung_up_and_another_is_not(world: World) -> None:
+    with pytest.raises(CommandFailed):
+        await world.podman.hang_up(world.container)
+    await world.up()
+    await world.podman.hang_up(world.container)
+
+
+async def test_a_file_is_copied_into_a_running_container_over_what_is_there(world: World) -> None:  # R-MF4
+    source = world.work / "seed"
+    source.write_text("a seed")
+    with pytest.raises(CommandFailed):
+        await world.podman.copy_into(source, world.container, "/data/seed")
+    await world.up()
+    with pytest.raises(CommandFailed):
+        await world.execute("test", "-f", "/data/seed")
+    for _ in range(2):
+        await world.podman.copy_into(source, world.container, "/data/seed")
+    await world.execute("test", "-f", "/data/seed")
+
+
+async def test_a_command_inside_tells_how_it_ended_and_has_a_deadline(world: World) -> None:  # R-MF4
+    with pytest.raises(CommandFailed):
+        await world.execute("true")
+    await world.up()
+    await world.execute("true")
+    with pytest.raises(CommandFailed) as caught:
+        await world.execute("false")
+    assert caught.value.code == 1
+    with pytest.raises(CommandTimedOut):
+        await world.execute("sleep", "60", seconds=1)
+
+
+async def test_a_shared_network_is_made_once_and_seen_as_what_it_is(world: World) -> None:  # R-MF13
+    for _ in range(2):
+        await world.podman.create_link(LINK, PREFIX)
+    inventory = await world.podman.inventory(PREFIX)
+    assert inventory.links == {LINK.name: LINK}
+    assert LINK.name not in inventory.networks
+
+
+async def test_a_running_container_joins_a_network_and_leaves_it_as_it_runs(world: World) -> None:  # R-MF13
+    await world.up()
+    with pytest.raises(CommandFailed):
+        await world.podman.connect(LINK.name, world.container, ("rpc.contract",))
+    await world.podman.create_link(LINK, PREFIX)
+    (before,) = await world.podman.containers(PREFIX)
+    for _ in range(2):
+        await world.podman.connect(LINK.name, world.container, ("rpc.contract",))
+    assert await world.networks() == {world.app.network, LINK.name}
+    for _ in range(2):
+        await world.podman.disconnect(LINK.name, world.container)
+    assert await world.networks() == {world.app.network}
+    (after,) = await world.podman.containers(PREFIX)
+    assert after.id == before.id
+
+
+async def test_a_chosen_subnet_is_the_networks_and_is_told_with_everybody_elses(world: World) -> None:  # R-FM4
+    assert SUBNET not in await world.podman.subnets()
+    await world.up()
+    assert SUBNET in await world.podman.subnets()
+
+
+async def test_nobody_is_taken_out_of_a_network_by_removing_it(world: World) -> None:
+    await world.up()
+    await world.podman.create_link(LINK, PREFIX)
+    await world.podman.connect(LINK.name, world.container, ())
+    for network in (LINK.name, world.app.network):
+        with pytest.raises(CommandFailed):
+            await world.podman.remove_network(network)
+    assert await world.networks() == {world.app.network, LINK.name}
+    await world.podman.disconnect(LINK.name, world.container)
+    await world.podman.remove_network(LINK.name)
+    assert not (await world.podman.inventory(PREFIX)).links
+
+
+async def test_taking_what_is_not_there_out_of_a_network_is_fine(world: World) -> None:
+    await world.podman.disconnect(LINK.name, "contract-nobody")
+    await world.podman.create_link(LINK, PREFIX)
+    await world.podman.disconnect(LINK.name, "contract-nobody")
+
+
+async def test_addresses_are_those_of_what_runs_and_the_rest_is_left_out(world: World) -> None:  # R-ST4
+    assert await world.podman.addresses([world.container]) == {}
+    assert await world.podman.addresses([]) == {}
+    await world.up()
+    found = await world.podman.addresses(["contract-nobody", world.container])
+    assert list(found) == [world.container]
+    assert found[world.container].count(".") == 3
+
+
+async def test_a_container_that_is_removed_by_force_is_gone(world: World) -> None:
+    await world.up()
+    await world.podman.remove_containers([world.container, "contract-nobody"])
+    assert not [box for box in await world.podman.containers(PREFIX) if box.state == "running"]
+
+
+async def test_the_journal_has_what_containers_wrote_and_nothing_of_others(world: World) -> None:
+    await world.up()
+    assert await world.systemd.journal(["contract-nobody"], lines=5) == []
+    await world.systemd.journal([world.container], lines=5)
+
+
+async def test_a_failure_is_forgotten_on_demand(world: World) -> None:
+    await world.systemd.reset_failed((world.service, "contract-nobody.service"))
+    assert await world.state() == "inactive"
 
 
 async def test_the_generator_accepts_what_we_render(world: World) -> None:  # R-MF9

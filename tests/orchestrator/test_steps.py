@@ -121,7 +121,22 @@ def test_every_step_is_logged_with_its_app_and_no_secret(
     assert {step["app"] for step in steps} == {HELLO.slug}
     taken = [step["step"] for step in steps]
     assert taken == ["WriteSecrets", "ImportImage", "WriteDerived", "WriteUnits", "DaemonReload", "Start"]
+    assert [step["of"] for step in steps][-1] == SERVICE
+    assert all(step["seconds"] >= 0 for step in steps)
     assert all(secret not in str(record.__dict__) for record in caplog.records)
+
+
+def test_a_step_that_fails_is_logged_with_what_went_wrong(
+    node: Node, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:  # R-ST17
+    bundle = make_bundle(tmp_path)
+    node.world.held_ports[18080] = "process 77 (nginx)"
+    node.host.port_problem = lambda port, bind, protocol: ""  # type: ignore[method-assign]
+    with pytest.raises(Unhealthy):
+        run(lambda: node.orchestrator.install(bundle))
+    (failed,) = [record.__dict__ for record in caplog.records if record.message == "step failed"]
+    assert (failed["app"], failed["step"], failed["of"]) == (HELLO.slug, "Start", SERVICE)
+    assert "address already in use" in failed["problem"]
 
 
 def test_an_app_that_keeps_failing_is_tried_ever_more_seldom_up_to_a_ceiling_and_at_once_when_it_was_well(
@@ -181,6 +196,7 @@ CALLS: tuple[tuple[type, str, tuple[Any, ...], dict[str, Any]], ...] = (
     (RootlessPodman, "create_link", (LinkNetwork("x", "a", "b", "closed"), "archy"), {}),
     (RootlessPodman, "connect", ("x", "x", ()), {}),
     (RootlessPodman, "disconnect", ("x", "x"), {}),
+    (RootlessPodman, "subnets", (), {}),
     (RootlessPodman, "remove_network", ("x",), {}),
     (RootlessPodman, "remove_volume", ("x",), {}),
     (RootlessPodman, "addresses", (("x",),), {}),

@@ -67,10 +67,11 @@ def clean(node: Node) -> Iterator[Node]:
         node.run([*DRIVER, "purge", json.dumps({"id": id_})], cwd=SOURCE, timeout=DEADLINE, check=False)
 
 
+@pytest.mark.timeout(400)  # thirty apps, one after the other
 def test_real_systemd_and_podman_keep_the_contract(node: Node) -> None:
     suite = "tests/orchestrator/test_contract.py"
     argv = ["archy-python", "-m", "pytest", "-p", "no:cacheprovider", "-q", suite]
-    done = node.run(argv, cwd=SOURCE, env={"ARCHY_CONTRACT": "real"}, timeout=DEADLINE, check=False)
+    done = node.run(argv, cwd=SOURCE, env={"ARCHY_CONTRACT": "real"}, timeout=3 * DEADLINE, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
 
 
@@ -250,20 +251,53 @@ def test_stack_starts_in_order_with_checks_of_every_kind_and_reads_what_was_writ
     assert answer == "hello 1.0.0\n"
 
 
-def test_app_without_internet_reaches_neither_host_nor_another_app(clean: Node) -> None:  # R-MF13
+def test_app_without_internet_reaches_its_host_by_name_and_nothing_else(clean: Node) -> None:  # R-MF13, R-FM4
     drive(clean, "install", version="1.0.0")
     drive(clean, "install", version="1.0.0", id="other", port=18081, manifest={"permissions": {"internet": "outbound"}})
     other = AppName("did:key:zAlice", "other")
     inspect = "podman inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'"
     address = sh(clean, f"{inspect} archy-{other.slug}-web").strip()
     wget = f"podman exec {STEM}-web /bin/busybox wget -T 3 -qO-"
-    for target in (f"http://{address}:8080/", f"http://{clean.address}:18081/", "http://host.archipelago:18081/"):
+    # The first is the other app, the second the host by an address of the LAN, the third the internet
+    for target in (f"http://{address}:8080/", f"http://{clean.address}:18081/", "http://192.0.2.1/"):
         done = clean.run(["sh", "-c", f"{wget} {target}"], check=False)
         assert done.returncode != 0, f"{target} answered"
+    names = clean.run(["sh", "-c", f"podman exec {STEM}-web /bin/busybox nslookup example.org"], check=False)
+    assert "Address: 1" not in names.stdout, names.stdout
+    routes = sh(clean, f"podman exec {STEM}-web /bin/busybox ip route").splitlines()
+    assert [route.split()[0] for route in routes if "via" in route] == ["169.254.1.2"]
+    service = clean.popen(["busybox", "httpd", "-f", "-p", "18085", "-h", "/etc"])  # the host's own
+    try:
+        clean.wait_until(["sh", "-c", "ss -tlnH | grep -q 18085"], timeout=20)
+        for box in (f"{STEM}-web", f"archy-{other.slug}-web"):
+            ask = f"podman exec {box} /bin/busybox wget -T 3 -qO- http://host.archipelago:18085/hostname"
+            assert sh(clean, ask) == sh(clean, "cat /etc/hostname")
+    finally:
+        service.kill()
     back = f"podman exec archy-{other.slug}-web /bin/busybox wget -T 3 -qO-"
     own = sh(clean, f"{inspect} {STEM}-web").strip()
     assert clean.run(["sh", "-c", f"{back} http://{own}:8080/"], check=False).returncode != 0
-    assert sh(clean, f"{back} http://host.archipelago:18080/") == "hello 1.0.0\n"  # R-FM4
+    assert sh(clean, f"{back} http://host.archipelago:18080/") == "hello 1.0.0\n"
+
+
+def test_host_is_reached_where_the_operators_own_settings_put_it(make_node: MakeNode) -> None:  # R-FM4
+    node = make_node("conf")
+    conf = ".config/containers/containers.conf"
+    lines = '[network]\npasta_options = ["--map-guest-addr", "169.254.7.7"]\n[engine]\nnum_locks = 1024\n'
+    sh(node, f"mkdir -p .config/containers && printf '%s' '{lines}' > {conf}")
+    before = sh(node, f"cat {conf}; stat -c '%Y %i' {conf}")
+    service = node.popen(["busybox", "httpd", "-f", "-p", "18085", "-h", "/etc"])
+    try:
+        drive(node, "install", version="1.0.0")
+        drive(node, "settle")
+        drive(node, "settle")
+        hosts = sh(node, f"podman exec {STEM}-web /bin/busybox cat /etc/hosts")
+        assert "169.254.7.7\thost.archipelago" in hosts
+        ask = f"podman exec {STEM}-web /bin/busybox wget -T 3 -qO- http://host.archipelago:18085/hostname"
+        assert sh(node, ask) == sh(node, "cat /etc/hostname")
+    finally:
+        service.kill()
+    assert sh(node, f"cat {conf}; stat -c '%Y %i' {conf}") == before
 
 
 def test_user_stop_holds_and_running_apps_are_back_after_a_reboot(make_node: MakeNode) -> None:  # R-ST2
