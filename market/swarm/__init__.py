@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from market.swarm.collecting import Collected, Stored
 from market.swarm.errors import (
     AllSourcesFailed,
     BadAnswer,
@@ -16,11 +17,12 @@ from market.swarm.errors import (
     StoreUnusable,
 )
 from market.swarm.fetch import Fetcher, fetch_blob
+from market.swarm.files import hash_file
 from market.swarm.pieces import BadPieceList, PieceHasher, PieceTable
 from market.swarm.report import FetchProgress, FetchReport, SourceReport
 from market.swarm.serving import blob_routes
 from market.swarm.sources import AddressPolicy, Source, SourceKind
-from market.swarm.store import Collected, Store, Stored, hash_file, open_store
+from market.swarm.store import Store, open_store
 from market.swarm.unlisted import UnlistedProgress, fetch_unlisted
 from market.swarm.uplink import UploadLimits
 

@@ -21,7 +21,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -31,74 +30,17 @@ import trio
 from blake3 import blake3
 
 from market.errors import Problem
-from market.model import PIECE_SIZE, BlobRef, Digest
+from market.model import BlobRef, Digest
+from market.swarm.collecting import Collected, Stored, candidates, needed
 from market.swarm.disk import Disk, told
 from market.swarm.errors import DamagedBlob, NotStored, SizeContradicted, StoreLocked
+from market.swarm.files import chunks, hash_file
+from market.swarm.incoming import Incoming, Receiving
 from market.swarm.partial import Partial
 from market.swarm.pieces import PieceHasher, PieceTable, ref_digest, table_from_list
 from market.swarm.quality import MAX_BOOK_BYTES, SourceBook
 
-GRACE_SECONDS: Final = 3600.0
-"""What was used within the last hour is not collected: an install may be about to link it."""
-
 _SOURCES: Final = "sources.json"
-_READ: Final = 4 * PIECE_SIZE
-"""Bytes per read when a file is hashed or copied: large enough for full speed, small beside the memory budget."""
-
-
-def hash_file(path: Path) -> tuple[BlobRef, bytes | None]:
-    """The reference of a file's bytes and, above 1 MiB, its piece list. Raises StoreUnusable when unreadable."""
-    hasher = PieceHasher()
-    for chunk in _chunks(path):
-        hasher.update(chunk)
-    return hasher.finish()
-
-
-def _chunks(path: Path) -> Iterator[memoryview]:
-    buffer = bytearray(_READ)
-    view = memoryview(buffer)
-    with told(path), path.open("rb", buffering=0) as file:
-        while got := file.readinto(buffer):
-            yield view[:got]
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """One complete blob: its digest, its size in bytes, and when it was last used (Unix seconds)."""
-
-    digest: Digest
-    size: int
-    used: float
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What `Store.gc` removed, and the bytes that are left."""
-
-    removed: tuple[Digest, ...]
-    """Blobs by their digest, abandoned partials by the digest of their reference."""
-    freed: int
-    kept: int
-
-
-class Receiving:
-    """Bytes on their way into the store, in order."""
-
-    def __init__(self, store: Store, disk: Disk, fd: int, path: Path) -> None:
-        self._store = store
-        self._disk = disk
-        self._fd = fd
-        self._path = path
-        self._size = 0
-
-    def write(self, data: memoryview) -> None:
-        """Append. Raises StoreFull."""
-        self._disk.pwrite(self._fd, data, self._size, self._path)
-        self._size += len(data)
-
-    def keep(self, digest: Digest) -> None:
-        """Everything is there, and the caller has seen that it hashes to `digest`."""
-        self._store.take(self._fd, self._path, digest)
 
 
 def open_store(root: Path, *, disk: Disk | None = None) -> Store:
@@ -121,7 +63,7 @@ class Store:
         self._lease_lock = threading.Lock()
         self._open_partials: dict[Digest, Partial] = {}
         self._shared_partials: dict[Digest, Partial] = {}
-        self._names = iter(range(1 << 62))
+        self._incoming = Incoming(disk, self._tmp)
         self._turns: WeakValueDictionary[Digest, trio.Lock] = WeakValueDictionary()
         with told(root):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -208,16 +150,9 @@ class Store:
 
     def put(self, digest: Digest, data: bytes | bytearray | memoryview) -> None:
         """Store bytes that are known to hash to `digest`; they are hashed again all the same. Raises DamagedBlob."""
-        if blake3(data).digest() != digest.raw:
-            raise DamagedBlob("these bytes do not hash to that digest", where=digest.hex)
-        if self.has(digest):
-            self.touch(digest)
-            return
-        with self._temporary() as (fd, temporary):
-            self._disk.pwrite(fd, data, 0, temporary)
-            self._finish(fd, temporary, digest)
+        self.put_many([(digest, data)])
 
-    def put_many(self, blobs: Sequence[tuple[Digest, bytes]]) -> None:
+    def put_many(self, blobs: Sequence[tuple[Digest, bytes | bytearray | memoryview]]) -> None:
         """`put` for several at once: for each the same order of writes, but one fsync for all that share a folder.
 
         Raises DamagedBlob before anything is stored.
@@ -225,47 +160,20 @@ class Store:
         for digest, data in blobs:
             if blake3(data).digest() != digest.raw:
                 raise DamagedBlob("these bytes do not hash to that digest", where=digest.hex)
-        sealed: list[tuple[Path, Path]] = []
-        folders: dict[Path, None] = {}
-        try:
-            for digest, data in blobs:
-                folder = self._folder(digest)
-                place = folder / digest.hex
-                if place.exists():
-                    self.touch(digest)
-                    continue
-                folders[folder] = None
-                sealed.append((self._new_temporary(), place))
-                self._write_sealed(sealed[-1][0], data)
-            self._disk.make_folders(folders)
-            while sealed:
-                self._disk.rename(*sealed[-1])
-                sealed.pop()
-            for folder in folders:
-                self._disk.sync_folder(folder)
-        finally:
-            for temporary, _ in sealed:
-                temporary.unlink(missing_ok=True)
-
-    def _write_sealed(self, path: Path, data: bytes) -> None:
-        fd = self._disk.create(path)
-        try:
-            self._disk.pwrite(fd, data, 0, path)
-            self._disk.seal(fd, path)
-        finally:
-            os.close(fd)
+        here = [digest for digest, _ in blobs if self.has(digest)]
+        for digest in here:
+            self.touch(digest)
+        self._incoming.bring((self._place(digest), data) for digest, data in blobs if digest not in here)
 
     def add_file(self, path: Path) -> BlobRef:
         """Copy a file into the store while hashing it, and store its piece list. Raises StoreFull, StoreUnusable."""
         hasher = PieceHasher()
-        offset = 0
-        with self._temporary() as (fd, temporary):
-            for chunk in _chunks(path):
-                self._disk.pwrite(fd, chunk, offset, temporary)
+        with self.receiving() as receiving:
+            for chunk in chunks(path):
+                receiving.write(chunk)
                 hasher.update(chunk)
-                offset += len(chunk)
             ref, pieces = hasher.finish()
-            self.take(fd, temporary, ref.blake3)
+            receiving.keep(ref.blake3)
         if pieces is not None:
             self.add_list(pieces)
         return ref
@@ -273,8 +181,8 @@ class Store:
     @contextmanager
     def receiving(self) -> Iterator[Receiving]:
         """A new file for bytes whose digest is known only at their end; gone unless it is kept."""
-        with self._temporary() as (fd, temporary):
-            yield Receiving(self, self._disk, fd, temporary)
+        with self._incoming.temporary() as (fd, path):
+            yield Receiving(self._disk, fd, path, lambda digest: self._take(fd, path, digest))
 
     def link(self, digest: Digest, dest: Path) -> None:
         """Give a complete blob a second name: a hard link, or a copy where the file system has none. Idempotent."""
@@ -288,7 +196,7 @@ class Store:
             fd = os.open(dest, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 offset = 0
-                for chunk in _chunks(source):
+                for chunk in chunks(source):
                     self._disk.pwrite(fd, chunk, offset, dest)
                     offset += len(chunk)
                 self._disk.seal(fd, dest)
@@ -361,7 +269,7 @@ class Store:
 
     def save_sources(self) -> None:
         """Write the book of sources; losing it costs no more than meeting them anew. Raises StoreFull."""
-        with self._temporary() as (fd, temporary):
+        with self._incoming.temporary() as (fd, temporary):
             self._disk.pwrite(fd, self.sources.to_bytes(), 0, temporary)
             self._disk.rename(temporary, self.root / _SOURCES)
 
@@ -413,26 +321,17 @@ class Store:
 
         `roots` are the blobs of installed apps; a BlobRef keeps its piece list too. `now` is Unix seconds.
         """
-        moment = time.time() if now is None else now
-        keep = set(self.pins())
-        for root in roots:
-            keep |= {root} if isinstance(root, Digest) else {root.blake3, ref_digest(root)}
-            if isinstance(root, BlobRef) and root.pieces is not None:
-                keep.add(root.pieces)
-        complete = [(blob, self._remove_blob) for blob in self.list()]
-        candidates = complete + [(blob, self._remove_partial) for blob in self._partials()]
-        used = sum(blob.size for blob, _ in candidates)
-        removed: list[Digest] = []
-        freed = 0
-        for blob, remove in sorted(candidates, key=lambda candidate: candidate[0].used):
-            if used - freed <= quota:
+        complete = dict.fromkeys(self.list(), self._remove_blob)
+        every = complete | dict.fromkeys(self._partials(), self._remove_partial)
+        used = sum(each.size for each in every)
+        removed: list[Stored] = []
+        for each in candidates(every, self.pins() | needed(roots), time.time() if now is None else now):
+            if used <= quota:
                 break
-            if blob.digest in keep or moment - blob.used < GRACE_SECONDS:
-                continue
-            if remove(blob.digest):
-                removed.append(blob.digest)
-                freed += blob.size
-        return Collected(tuple(removed), freed, used - freed)
+            if every[each](each.digest):
+                removed.append(each)
+                used -= each.size
+        return Collected(tuple(each.digest for each in removed), sum(each.size for each in removed), used)
 
     # --- inside
 
@@ -464,32 +363,12 @@ class Store:
     def _folder(self, digest: Digest) -> Path:
         return self._folders[digest.hex[:2]]
 
-    @contextmanager
-    def _temporary(self) -> Iterator[tuple[int, Path]]:
-        path = self._new_temporary()
-        fd = self._disk.create(path)
-        try:
-            yield fd, path
-        finally:
-            os.close(fd)
-            path.unlink(missing_ok=True)
-
-    def _new_temporary(self) -> Path:
-        return self._tmp / f"{os.getpid()}-{next(self._names)}"
-
-    def take(self, fd: int, temporary: Path, digest: Digest) -> None:
+    def _take(self, fd: int, temporary: Path, digest: Digest) -> None:
         """Give a temporary file, whose digest was verified, its place."""
         if self.has(digest):
             self.touch(digest)
         else:
-            self._finish(fd, temporary, digest)
-
-    def _finish(self, fd: int, temporary: Path, digest: Digest) -> None:
-        place = self._place(digest)
-        self._disk.seal(fd, temporary)
-        self._disk.make_folder(place.parent)
-        self._disk.rename(temporary, place)
-        self._disk.sync_folder(place.parent)
+            self._incoming.place(fd, temporary, self._place(digest))
 
     def _take_lock(self) -> int:
         path = self.root / "lock"

@@ -22,8 +22,8 @@ from market.swarm import (
     StoreUnusable,
     open_store,
 )
+from market.swarm.collecting import GRACE_SECONDS
 from market.swarm.pieces import PieceTable, table_from_list
-from market.swarm.store import GRACE_SECONDS
 from tests.market.swarm.published import FOUR_AND_A_BIT, some_bytes
 
 LATER = 10 * GRACE_SECONDS
