@@ -17,7 +17,7 @@ import trio
 from apps.names import AppName
 from apps.problems import NotRunning, Problem, Refused
 from orchestrator import guard
-from orchestrator.adoption import Orphan, is_here, orphans, recognise
+from orchestrator.adoption import Orphan, is_here, of_unknown_release, orphans, recognise
 from orchestrator.apply import take
 from orchestrator.bundle import Bundle
 from orchestrator.checkup import lost_secrets, orphaned, orphans_unknown
@@ -165,6 +165,7 @@ class Orchestrator:
         async with self._operation(name, "starting"):
             record = self._generations.record(name)
             loaded = await self._generations.load(record)
+            await self._require_known(name)
             if record.desired == "stopped":
                 own = tuple(guard.claims(name, loaded.manifest))
                 guard.check_ports(own, self._generations.claims_of_others(name), self._machine.host.port_problem)
@@ -179,6 +180,7 @@ class Orchestrator:
         """Stop an app; it stays stopped until `start` or `install` (R-ST2)."""
         async with self._operation(name, "stopping"):
             record = self._generations.record(name)
+            await self._require_known(name)
             self._state.want(name, "stopped")
             await self._make_so(record, await self._generations.load(record), running=False)
         return await self._standing.of(name)
@@ -193,6 +195,7 @@ class Orchestrator:
             if record.desired == "stopped":
                 raise NotRunning(f"{name.id} was stopped", where=str(name), remedy=f"archy start {name.id}")
             loaded = await self._generations.load(record)
+            await self._require_known(name)
             services = tuple(reversed(loaded.app.services))
             await take(self._machine, StopUnits(services, stop_seconds(loaded.app)), None, loaded.app.names)
             self._failures.pop(name.slug, None)
@@ -210,7 +213,9 @@ class Orchestrator:
         Raises UsageProblem with nothing changed, RolledBack with the old values in force again.
         """
         async with self._operation(name, "configuring"):
-            await self._operations.configure(self._generations.record(name), values)
+            record = self._generations.record(name)
+            await self._require_known(name)
+            await self._operations.configure(record, values)
             self._failures.pop(name.slug, None)
         return self.settings(name)
 
@@ -225,7 +230,9 @@ class Orchestrator:
         Raises UsageProblem for what is no secret of the app, RolledBack with the old value in force again.
         """
         async with self._operation(name, "rotating a secret"):
-            await self._operations.rotate(self._generations.record(name), secret)
+            record = self._generations.record(name)
+            await self._require_known(name)
+            await self._operations.rotate(record, secret)
             self._failures.pop(name.slug, None)
             served = [link.dependant for link in self._state.choices.all_links() if link.provider == name]
             await self._bring_in({dependant.slug: dependant for dependant in served})
@@ -312,7 +319,9 @@ class Orchestrator:
         records = [record for record in self._state.apps() if record.name not in pending]
         loaded = {record.name: await self._generations.load(record) for record in records}
         services = [service for item in loaded.values() for service in item.app.services]
-        seen = await self._machine.look(services, whole=whole)
+        # What a brief look leaves out (a unit that waits for a reload) is left by a step that failed, or by a crash,
+        # and a process begins with a whole look.
+        seen = await self._machine.look(services, whole=whole, brief=not whole and not self._failures)
         await self._heal(seen, deep=whole)
         for record in records:
             running = record.desired == "running"
@@ -387,7 +396,22 @@ class Orchestrator:
                 self._failures[name.slug] = (count, trio.current_time() + wait)
                 log.warning("an app is not as wanted", extra={"app": name.slug, "problem": str(problem)})
 
+    async def _require_known(self, name: AppName) -> None:
+        """Raises Refused when another release runs than the database knows of: it was restored from an older copy.
+
+        What runs may have changed its data already; the older release is not started over it (R-DS3).
+        """
+        known, configs = await self._generations.images(name)
+        seen = await self._machine.look((), whole=False, strict=True)
+        if other := of_unknown_release(name.slug, known, configs, seen):
+            raise Refused(
+                f"{other} runs from a release that this node's database does not know; it goes on untouched",
+                where=str(name),
+                remedy=f"archy update {name.id}, which takes it as it runs",
+            )
+
     async def _make_so(self, record: AppRecord, loaded: Loaded, *, running: bool) -> None:
+        await self._require_known(record.name)
         lost: tuple[str, ...] = ()
         if self._generations.ailing(record):
             lost = await restore_secrets(self._machine, loaded.source.names, loaded.manifest)

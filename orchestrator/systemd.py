@@ -6,12 +6,13 @@ should run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from apps.problems import EnvironmentLacks
+from apps.problems import EnvironmentLacks, Problem
 from orchestrator.faults import CommandFailed
 from orchestrator.process import Completed, run
 
@@ -50,8 +51,11 @@ class DryRun:
 class Systemd(Protocol):
     """The calls that the orchestrator makes. Services are named in full (`archy-x-web.service`)."""
 
-    async def show(self, prefix: str, services: Sequence[str]) -> dict[str, UnitState]:
-        """The named services and every loaded service whose name begins with `<prefix>-`, by name."""
+    async def show(self, prefix: str, services: Sequence[str], *, brief: bool = False) -> dict[str, UnitState]:
+        """The named services and every loaded service whose name begins with `<prefix>-`, by name.
+
+        `brief`: of a service that is active only that it is; systemd takes 2 ms for all that it knows of one.
+        """
         ...
 
     async def daemon_reload(self) -> None:
@@ -89,11 +93,25 @@ _PROPERTIES: Final = "Id,LoadState,ActiveState,SubState,Result,NRestarts,NeedDae
 class UserSystemd:
     """The real one."""
 
-    async def show(self, prefix: str, services: Sequence[str]) -> dict[str, UnitState]:
-        argv = ("show", f"--property={_PROPERTIES}", "--", *dict.fromkeys(services), f"{prefix}-*.service")
-        done = await self._ask(argv)
+    async def show(self, prefix: str, services: Sequence[str], *, brief: bool = False) -> dict[str, UnitState]:
+        if not brief:
+            return await self._show((*dict.fromkeys(services), f"{prefix}-*.service"))
+        found = await self._listed(f"{prefix}-*.service")
+        asked = [name for name in dict.fromkeys(services) if name not in found or found[name].active != "active"]
+        return {**found, **(await self._show(asked))} if asked else found
+
+    async def _show(self, names: Sequence[str]) -> dict[str, UnitState]:
+        done = await self._ask(("show", f"--property={_PROPERTIES}", "--", *names))
         states = [_state(block) for block in done.stdout.decode(errors="replace").split("\n\n") if block.strip()]
         return {state.name: state for state in states if state.name}
+
+    async def _listed(self, pattern: str) -> dict[str, UnitState]:
+        done = await self._ask(("list-units", "--all", "--output=json", "--", pattern))
+        try:
+            units = [(str(unit["unit"]), unit["load"], unit["active"], unit["sub"]) for unit in json.loads(done.stdout)]
+        except (ValueError, TypeError, KeyError) as error:
+            raise Problem("systemctl list-units wrote something that is not a list of units") from error
+        return {name: UnitState(name, str(load), str(active), str(sub)) for name, load, active, sub in units}
 
     async def daemon_reload(self) -> None:
         await self._ask(("daemon-reload",), seconds=RELOAD)

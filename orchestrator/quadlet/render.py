@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -29,6 +30,8 @@ BOOT_DROP_IN = "10-boot.conf"
 STOP_MARGIN = 15
 """Seconds between the grace given to the container and systemd's own patience (R-ST1)."""
 NO_LINKS = Linked()
+KEPT = 1024
+"""Apps whose rendering is kept, with some ten KiB each: a tick renders all of them, and hardly ever a new one."""
 START_MARGIN = 60
 """Seconds for Podman itself to set a container up on a busy machine."""
 
@@ -96,6 +99,31 @@ class RenderedApp:
 
 def render(manifest: Manifest, names: Names, target: Target, linked: Linked = NO_LINKS) -> RenderedApp:
     """Raises Refused when there is no image for the target's architecture."""
+    return _render(_Question(manifest, names, target, linked))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Question:
+    """What `render` was asked. Manifests have no hash, and comparing two that are one costs next to nothing."""
+
+    manifest: Manifest
+    names: Names
+    target: Target
+    linked: Linked
+
+    def __hash__(self) -> int:
+        return hash((self.names, self.manifest.version))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Question) and (
+            (self.names, self.target, self.linked, self.manifest)
+            == (other.names, other.target, other.linked, other.manifest)
+        )
+
+
+@lru_cache(maxsize=KEPT)
+def _render(question: _Question) -> RenderedApp:
+    manifest, names, target, linked = question.manifest, question.names, question.target, question.linked
     network = _network(manifest, names, target)
     network_spec = _spec(network)
     network = _labelled(network, "Network", f"archy.spec={network_spec}")

@@ -17,10 +17,13 @@ class FakeSystemd:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
 
-    async def show(self, prefix: str, services: Sequence[str]) -> dict[str, UnitState]:
+    async def show(self, prefix: str, services: Sequence[str], *, brief: bool = False) -> dict[str, UnitState]:
         self._machine.enter("systemd", "show")
         running = {name for name in self._machine.services if name.startswith(f"{prefix}-")}
-        return {name: self._state(name) for name in (*services, *sorted(running))}
+        states = [self._state(name) for name in (*services, *sorted(running))]
+        if brief:
+            states = [UnitState(s.name, s.load, s.active, s.sub) if s.active == "active" else s for s in states]
+        return {state.name: state for state in states}
 
     def _state(self, name: str) -> UnitState:
         machine = self._machine

@@ -161,6 +161,22 @@ async def test_every_service_of_the_node_is_seen_in_one_look(world: World) -> No
     assert {world.service, world.app.names.network_service} <= set(seen)
 
 
+async def test_a_brief_look_tells_the_same_of_who_runs_and_all_of_who_does_not(world: World) -> None:
+    nobody = "contract-nobody.service"
+    await world.up()
+    asked = (world.service, nobody)
+    full, brief = await world.systemd.show(PREFIX, asked), await world.systemd.show(PREFIX, asked, brief=True)
+    assert set(full) == set(brief)
+    for name, state in full.items():
+        seen = brief[name]
+        assert (state.load, state.active, state.sub) == (seen.load, seen.active, seen.sub)
+    await world.systemd.stop((world.service,), seconds=60)
+    brief = await world.systemd.show(PREFIX, asked, brief=True)
+    assert brief[world.service].load == "loaded"
+    assert brief[world.service].active in ("inactive", "failed")
+    assert brief[nobody].load == "not-found"
+
+
 async def test_a_stopped_service_takes_its_container_along_and_leaves_the_volume(world: World) -> None:
     await world.up()
     await world.systemd.stop((world.service,), seconds=60)
