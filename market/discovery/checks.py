@@ -212,8 +212,12 @@ def _too_late(document: Document, now: float) -> Refusal | None:
 
 def expired(event: Event, now: float) -> bool:
     """NIP-40: whether the event asks not to be used any more. What is no number is no expiration."""
-    times = [int(text) for text in event.tag("expiration") if text.isascii() and text.isdigit() and len(text) < 16]
-    return any(moment <= now for moment in times)
+    for tag in event.tags:
+        if len(tag) > 1 and tag[0] == "expiration":
+            text = tag[1]
+            if text.isascii() and text.isdigit() and len(text) < 16 and int(text) <= now:
+                return True
+    return False
 
 
 def _policy(claim: Claim, document: Signed, mark: Mark, standing: Standing) -> Decision:
@@ -247,4 +251,4 @@ def entry_of(claim: Claim, history: KeyHistory) -> SignedEntry | None:
     """The entry of the history that the document says it was signed under."""
     if isinstance(claim.document, IdentityEntry):
         return None
-    return history.entry(Digest(claim.document.identity))
+    return history.named(claim.document.identity)

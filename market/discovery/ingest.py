@@ -90,8 +90,12 @@ class Writing:
     _stored: set[str] = field(default_factory=set)
     """Ids of this transaction's events; any of them may be stored by now."""
     _moved: list[str] = field(default_factory=list)
+    _marks: rows.Marks = field(init=False)
     _apps: dict[str, int] = field(default_factory=dict)
     """How many apps each publisher has, of those that were counted in this transaction."""
+
+    def __post_init__(self) -> None:
+        self._marks = rows.Marks(self.db)
 
     def apply(self, batch: Sequence[Verified]) -> list[Outcome]:
         """The outcome of each, in order; then whatever waited for them."""
@@ -99,6 +103,7 @@ class Writing:
         event_rows.name_relays(self.db, {one.relay for one in batch})
         self._stored.update(event_rows.known_events(self.db, [one.event.id for one in batch]))
         outcomes = []
+        self._marks.look_up(one.claim.document for one in batch if isinstance(one.claim, Claim))
         for one in batch:
             outcomes.append(self._apply(one))
             self._stored.add(one.event.id)
@@ -176,7 +181,7 @@ class Writing:
 
     def _document(self, claim: Claim, one: Verified) -> Outcome:
         did = claim.document.publisher
-        standing = rows.load_standing(self.db, claim, self._publishers.get(self.db, did))
+        standing = rows.load_standing(self.db, claim, self._publishers.get(self.db, did), self._marks)
         decision = judge(claim, standing, self.now)
         match decision:
             case SetAside():
@@ -221,13 +226,14 @@ class Writing:
             rows.bind(self.db, did, one.event.pubkey, one.event.id)
         kind = proven.refusal.reason.value
         rows.store_fault(self.db, did, kind, document, number_of(document), proven.against)
+        self._publishers.forget(did)  # it is faulty from here on
         return proven.refusal.outcome
 
     def _accept(self, claim: Claim, one: Verified, mark: Mark, before: Mark | None) -> Outcome:
         document, did = claim.document, claim.document.publisher
         if not self._store(claim, one, mark):
             return Outcome(Fate.KNOWN)  # the same document in another event; the first one is kept for broadcasting
-        rows.raise_mark(self.db, did, document.type, document.name, mark)
+        self._marks.lift(document, mark)
         if before is not None and not isinstance(document, ReleaseDocument | RevokeDocument):
             rows.prune_older(self.db, document, mark)
         match document:

@@ -7,7 +7,7 @@ the rules are in `checks`.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,25 +62,61 @@ class Publisher:
     carried: frozenset[str]
     revoked_keys: Mapping[str, Mapping[str, int]]
     revoked_releases: frozenset[str]
+    is_faulty: bool
+    """Something is proven against it, so that documents may be stored which moved no mark."""
 
 
 def load_publisher(db: sqlite3.Connection, did: str) -> Publisher:
     keys, releases = _revocations(db, did)
     carried = frozenset(row[0] for row in db.execute("SELECT pubkey FROM bindings WHERE did = ?", (did,)))
-    return Publisher(load_history(db, did), carried, keys, releases)
+    return Publisher(load_history(db, did), carried, keys, releases, count_faults(db, did) > 0)
 
 
-def load_standing(db: sqlite3.Connection, claim: Claim, publisher: Publisher) -> Standing:
+class Marks:
+    """High-water marks, looked up for a whole batch at once. For one transaction, in which nobody else moves those of
+    documents."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._known: dict[tuple[str, str, str], Mark | None] = {}
+
+    def look_up(self, documents: Iterable[Document]) -> None:
+        wanted = {(one.publisher, one.type, one.name) for one in documents}
+        found = self._db.execute(
+            "SELECT m.did, m.type, m.name, m.keys, m.number FROM json_each(?) AS j JOIN marks AS m"
+            " ON m.did = json_extract(j.value, '$[0]') AND m.type = json_extract(j.value, '$[1]')"
+            " AND m.name = json_extract(j.value, '$[2]')",
+            (msgspec.json.encode(sorted(wanted)).decode(),),
+        )
+        self._known |= dict.fromkeys(wanted)
+        self._known |= {(did, type_, name): Mark(keys, number) for did, type_, name, keys, number in found.fetchall()}
+
+    def of(self, document: Document) -> Mark | None:
+        key = (document.publisher, document.type, document.name)
+        if key not in self._known:
+            self._known[key] = load_mark(self._db, *key)
+        return self._known[key]
+
+    def lift(self, document: Document, mark: Mark) -> None:
+        """Move it forward; it never moves back."""
+        before = self.of(document)
+        if before is None or mark > before:
+            self._known[document.publisher, document.type, document.name] = mark
+            raise_mark(self._db, document.publisher, document.type, document.name, mark)
+
+
+def load_standing(db: sqlite3.Connection, claim: Claim, publisher: Publisher, marks: Marks) -> Standing:
     """What `checks.judge` needs for this claim."""
     document, did, history = claim.document, claim.document.publisher, publisher.history
-    entry = entry_of(claim, history)
+    entry, mark = entry_of(claim, history), marks.of(document)
     return Standing(
         history=history,
         carried=publisher.carried,
         revoked_keys=publisher.revoked_keys,
         revoked_releases=publisher.revoked_releases,
-        mark=load_mark(db, did, document.type, document.name),
-        rivals=_rivals(db, document, entry.entry.seq) if entry else frozenset(),
+        mark=mark,
+        # What was accepted has moved a mark, and what only proves something is a fault.
+        rivals=_rivals(db, document, entry.entry.seq) if entry and (mark or publisher.is_faulty) else frozenset(),
         offers=_offers(db, did, document) if isinstance(document, HeadDocument) else {},
         follows=_follows(db, document) if isinstance(document, ReleaseDocument) else None,
     )

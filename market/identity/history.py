@@ -75,6 +75,10 @@ class KeyHistory:
         """The entry in force with this digest."""
         return next((known for known in self.entries if known.digest == digest), None)
 
+    def named(self, digest: str) -> SignedEntry | None:
+        """The entry in force that a document names by these hex digits."""
+        return next((known for known in self.entries if known.digest.hex == digest), None)
+
     def fold(self, signed: SignedEntry) -> tuple[KeyHistory, Folded]:
         """The history with this entry, and what became of it. Entries of another publisher are WRONG_CHAIN."""
         if signed.entry.publisher != self.did:
