@@ -93,6 +93,19 @@ def recognise(app: RenderedApp, seen: Observed) -> bool:
     return _alive(slug, seen) or any(name in seen.files for name in app.boot)
 
 
+def of_unknown_release(slug: str, known: frozenset[str], configs: frozenset[str], seen: Observed) -> str:
+    """What runs of a known app and is of none of the generations that the database knows; empty when nothing is.
+
+    `known` are their images as units pin them, `configs` the same as Podman tells them. A unit that was only edited is
+    mended like any other.
+    """
+    pinned = {image for unit in _containers(slug, seen.files) for image in unit.values("Container", "Image")}
+    if pinned <= known:
+        return ""
+    mine = (box for box in seen.containers or () if box.labels.get("archy.app") == slug and box.state in ALIVE)
+    return next((box.name for box in mine if box.image_id not in configs), "")
+
+
 def _another(app: RenderedApp, name: str, image: str) -> Refused:
     id_ = app.names.app.id
     return Refused(

@@ -212,6 +212,12 @@ class Generations:
         # A user may stop what others need; what is refused here are versions and settings
         refuse_breaking(Installed(app, manifest, "running"), self._state.choices.all_links(), manifests)
 
+    async def images(self, app: AppName) -> tuple[frozenset[str], frozenset[str]]:
+        """Images of every generation that is known: as units pin them, and as Podman tells them."""
+        made = [await self.load_generation(generation) for generation in self._state.generations(app)]
+        boxes = [container for loaded in made for container in loaded.app.containers]
+        return frozenset(box.image for box in boxes), frozenset(box.config for box in boxes)
+
     async def wanted(self, app: AppName, loaded: Loaded, *, running: bool, without: int | None = None) -> Wanted:
         """The app as it should be; images of its other generations are kept, except of `without`."""
         others = [g for g in self._state.generations(app) if g.number != without]

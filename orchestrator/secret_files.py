@@ -51,10 +51,7 @@ class SecretFiles:
 
     def turns(self, app: AppName) -> Mapping[str, int]:
         """The turn that holds, of every secret that was made; what is lost counts too."""
-        found: dict[str, int] = {}
-        for name, turn in self._entries(app):
-            found[name] = max(turn, found.get(name, 0))
-        return found
+        return _newest(self._entries(app))
 
     def known(self, app: AppName) -> frozenset[str]:
         """Names of the secrets that have been made."""
@@ -67,10 +64,11 @@ class SecretFiles:
 
     def ailing(self, app: AppName, names: Iterable[str]) -> tuple[str, ...]:
         """Those of the names whose value is lost or damaged; permissions that have drifted are put right on the way."""
-        folder, turns = self._folder / app.slug, self.turns(app)
+        folder, entries = self._folder / app.slug, self._entries(app)
         _private(folder, 0o700)
-        for name, turn in self._entries(app):
+        for name, turn in entries:
             _private(folder / file_of(name, turn), 0o600)
+        turns = _newest(entries)
         return tuple(name for name in names if self._whole(app, name, turns.get(name, 0)) is None)
 
     def restore(self, app: AppName, name: str, turn: int, value: bytes) -> bool:
@@ -195,6 +193,10 @@ def encode(raw: bytes, encoding: str) -> bytes:
 
 def _sum_of(value: bytes) -> str:
     return hashlib.sha256(value).hexdigest()
+
+
+def _newest(entries: Iterable[tuple[str, int]]) -> dict[str, int]:
+    return dict(sorted(entries))  # the last one of a name wins
 
 
 def _private(path: Path, mode: int) -> None:

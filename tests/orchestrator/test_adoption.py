@@ -211,3 +211,58 @@ def test_dependants_and_what_they_need_are_taken_back_one_after_the_other(node: 
         assert all(set(box.networks) == set(links) for box in node.world.containers.values())
 
     run(work)
+
+
+def test_a_database_from_before_an_update_never_brings_the_older_release_back(
+    node: Node, tmp_path: Path
+) -> None:  # R-ST7, R-DS3, invariant 8
+    """The newer release may have changed its data; it goes on, and the next update takes it as it runs."""
+
+    async def work() -> None:
+        await node.orchestrator.install(chosen(tmp_path))
+        node.state.close()
+        old = node.settings.state_db.read_bytes()
+        node.boot()
+        await node.orchestrator.install(chosen(tmp_path, "2"))
+        node.state.close()
+        for path in node.settings.state_db.parent.glob("state.db*"):
+            path.unlink()
+        node.settings.state_db.write_bytes(old)
+        node.boot()
+        before, units = (
+            dict(node.world.containers),
+            {unit: (node.settings.unit_dir / unit).read_text() for unit in node.units()},
+        )
+        node.world.calls.clear()
+        for _ in range(3):
+            await node.tick()
+        for act in (node.orchestrator.stop, node.orchestrator.start, node.orchestrator.restart):
+            with pytest.raises(Refused, match="runs from a release that this node's database does not know") as caught:
+                await act(HELLO)
+            assert caught.value.remedy.startswith("archy update hello")
+        with pytest.raises(Refused):
+            await node.orchestrator.configure(HELLO, {"greeting": "x"})
+        with pytest.raises(Refused):
+            await node.orchestrator.rotate(HELLO, "password")
+        assert silent_calls(node) == []
+        status = await node.orchestrator.install(chosen(tmp_path, "2"))
+        assert (status.version, status.state) == ("2", "running")
+        await node.settle()
+        assert node.world.containers == before
+        assert {unit: (node.settings.unit_dir / unit).read_text() for unit in node.units()} == units
+
+    run(work)
+
+
+def test_a_unit_that_was_edited_to_another_image_is_still_mended(node: Node, tmp_path: Path) -> None:  # R-MF11
+    async def work() -> None:
+        await node.orchestrator.install(make_bundle(tmp_path))
+        (name,) = [unit for unit in node.units() if unit.endswith(".container")]
+        path = node.settings.unit_dir / name
+        good = path.read_text()
+        path.write_text(good.replace("@sha256:", "@sha256:0"))
+        await node.settle()
+        assert path.read_text() == good
+        assert len(node.world.containers) == 1
+
+    run(work)
