@@ -234,9 +234,10 @@ class Schedule:
     def _late_piece(self, source: SourceState, now: float) -> tuple[int, int] | None:
         """A piece that its owner would bring after everything else: it would be fetched twice then, so it is now.
 
-        Not before the owner has shown for SPAN_SECONDS what it can.
+        Not before the owner has shown for SPAN_SECONDS what it can; and not among nodes that all fetch: there nothing
+        comes in order, and everybody's uploads are what is short.
         """
-        if source.quality.rate is None or source.whole_only:
+        if self._rarity or source.quality.rate is None or source.whole_only:
             return None
         left = self._seconds_left()
         for lease in self._running():
