@@ -22,11 +22,10 @@ from coincurve import PrivateKey as SchnorrKey
 from coincurve import PublicKeyXOnly
 from msgspec import Meta
 from nacl.signing import SigningKey
-from pynostr.key import PrivateKey as NostrText
-from pynostr.key import PublicKey as NostrPublicText
 
 from apps.names import Digest
 from market.errors import EnvironmentLacks, Problem, Refused
+from market.identity import nip19
 from market.identity.didkey import decode_private, decode_public, did_of, encode_private
 from market.identity.forms import MAX_WRITE_RELAYS, RelayText, strictly
 from market.identity.history import Folded, KeyHistory, Role, SignedEntry, identity_body
@@ -142,7 +141,7 @@ class Keyring:
     @property
     def npub(self) -> str:
         """The Nostr key for people (NIP-19)."""
-        return str(NostrPublicText(bytes.fromhex(self.nostr_pubkey)).bech32())
+        return nip19.encode("npub", bytes.fromhex(self.nostr_pubkey))
 
     @property
     def current(self) -> SignedEntry:
@@ -297,7 +296,7 @@ def key_line(key: SigningKey) -> str:
 
 def nostr_line(key: SchnorrKey) -> str:
     """The text of a Nostr key file (NIP-19 nsec)."""
-    return str(NostrText(key.secret).nsec) + "\n"
+    return nip19.encode("nsec", key.secret) + "\n"
 
 
 def nostr_public(key: SchnorrKey) -> str:
@@ -348,9 +347,8 @@ def _ed25519_seed(path: Path) -> bytes:
 def nostr_key(text: str) -> SchnorrKey:
     """The Nostr key of a key file's text. Raises ValueError, which never quotes the text."""
     try:
-        return SchnorrKey(bytes(NostrText.from_nsec(text.strip()).raw_secret))
-    except (ValueError, TypeError, AttributeError, AssertionError):
-        # from None: pynostr's messages could quote the text, and the text is the key.
+        return SchnorrKey(nip19.decode("nsec", text.strip()))
+    except ValueError:  # from None: what went wrong could quote the text, and the text is the key
         raise ValueError("not a Nostr key (nsec1...)") from None
 
 

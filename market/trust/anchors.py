@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from coincurve import PublicKeyXOnly
-from pynostr import bech32
 
 from market.errors import Problem, UsageProblem
-from market.identity import didkey
+from market.identity import didkey, nip19
 from market.trust.files import read_bounded, replace_whole
 
 MAX_ANCHORS: Final = 1_000
@@ -117,14 +116,10 @@ def person_id(text: str) -> str:
 
 
 def _npub_bytes(npub: str) -> bytes:
-    prefix, words, spec = bech32.bech32_decode(npub)
-    # NIP-19: bech32, not bech32m.
-    if prefix != "npub" or words is None or spec is not bech32.Encoding.BECH32:
-        raise NotAPerson(f"not an npub: {npub[:80]!r}", remedy="its checksum does not match; copy it again")
-    raw = bech32.convertbits(words, 5, 8, False)
-    if raw is None or len(raw) != 32:
-        raise NotAPerson(f"not an npub: {npub[:80]!r}", remedy="an npub holds 32 bytes")
-    return bytes(raw)
+    try:
+        return nip19.decode("npub", npub)
+    except ValueError as error:
+        raise NotAPerson(f"not an npub: {npub[:80]!r}", remedy=f"copy it again: {error}") from error
 
 
 def _x_only(raw: bytes, shown: str) -> str:
