@@ -194,6 +194,7 @@ class Session:
         self._live = tuple(live)
         self._page: _Page | None = None
         self._serial = 0
+        self._name = ""
         self._invalid = 0
         self._unwanted = 0
         self._gave_up = 0
@@ -240,8 +241,8 @@ class Session:
         if items is None:
             return [self._request(self._page)]
         self._side = Reconciler.of(items)
-        self._serial += 1
-        return [Send(frames.reconcile(self._name(), self._page.filter, self._side.initiate()))]
+        self._count_question()
+        return [Send(frames.reconcile(self._name, self._page.filter, self._side.initiate()))]
 
     def not_reconciled(self) -> list[Action]:
         """The relay does not reconcile: page instead, from now on."""
@@ -250,17 +251,25 @@ class Session:
 
     def received(self, message: str | bytes) -> list[Action]:
         """What to do about one message."""
-        quick = frames.quick_event(message)
-        wanted = self._wanted(quick[0]) if quick else ()
-        if quick and any(one.matches(quick[1]) for one in wanted):
-            actions = self._matched(*quick)
-        else:
+        actions = self._quickly(message)
+        if actions is None:
             actions = self._received(message)
         for action in actions:
             if isinstance(action, _OF_USE):
                 return actions
         self._wasted += len(message)
         return [*actions, Drop("too much that is of no use")] if self._wasted > MAX_WASTED else actions
+
+    def _quickly(self, message: str | bytes) -> list[Action] | None:
+        """For a well-formed event that was asked for; None for everything else, which is looked at with more care."""
+        found = frames.quick_event(message)
+        if found is None:
+            return None
+        subscription, event = found
+        for one in self._wanted(subscription):
+            if one.matches(event):
+                return self._matched(subscription, event)
+        return None
 
     def _received(self, message: str | bytes) -> list[Action]:
         frame = frames.parse_frame(message)
@@ -296,13 +305,13 @@ class Session:
             return [Said("sync", frame.error), *self.not_reconciled()]
         self._answered = True
         if answer is not None:
-            return [Send(frames.reconcile_on(self._name(), answer))]
+            return [Send(frames.reconcile_on(self._name, answer))]
         self._side = None
         need = [id_.hex() for id_ in side.need]
         chunks = [tuple(need[at : at + IDS_PER_QUESTION]) for at in range(0, len(need), IDS_PER_QUESTION)]
         self._waiting.extendleft(_Page(Filter(ids=ids)) for ids in reversed(chunks))
         lacks = [Lacks(tuple(id_.hex() for id_ in side.have))] if side.have else []
-        return [Send(frames.reconcile_end(self._name())), *lacks, *self._next()]
+        return [Send(frames.reconcile_end(self._name)), *lacks, *self._next()]
 
     def _bad(self) -> list[Action]:
         self._invalid += 1
@@ -335,7 +344,7 @@ class Session:
         return [Arrived(event)] if news else []
 
     def _page_ended(self) -> list[Action]:
-        closing = Send(frames.close(self._name()))
+        closing = Send(frames.close(self._name))
         following = self._page.following() if self._page else None
         if following is None:
             return [closing, *self._next()]
@@ -373,14 +382,15 @@ class Session:
         return Send(frames.request(_LIVE, tuple(replace(one, limit=1) for one in self._live)))
 
     def _request(self, page: _Page) -> Send:
-        self._serial += 1
-        return Send(frames.request(self._name(), (replace(page.filter, limit=page.limit),)))
+        self._count_question()
+        return Send(frames.request(self._name, (replace(page.filter, limit=page.limit),)))
 
-    def _name(self) -> str:
-        return f"q{self._serial}"
+    def _count_question(self) -> None:
+        self._serial += 1
+        self._name = f"q{self._serial}"
 
     def _is_current(self, subscription: str) -> bool:
-        return self._page is not None and subscription == self._name()
+        return self._page is not None and subscription == self._name
 
     def _wanted(self, subscription: str) -> tuple[Filter, ...]:
         if subscription == _LIVE:
