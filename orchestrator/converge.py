@@ -52,10 +52,12 @@ async def converge(
     source: Source | None,
     report: Report = silent,
     before_start: Callable[[], Awaitable[None]] | None = None,
+    first: Observed | None = None,
 ) -> Observed:
     """Make an app as it is wanted; the last look. Raises Problem, with what was done so far left in place.
 
-    `before_start` may raise a Problem when the app's services are not to be started yet.
+    `before_start` may raise a Problem when the app's services are not to be started yet. `first` is a whole look after
+    which nothing was changed.
     """
     names = want.app.names if isinstance(want, Wanted) else want.names
     services = want.app.services if isinstance(want, Wanted) else want.services
@@ -63,7 +65,7 @@ async def converge(
     given_up: set[str] = set()
     aside = {box.service for box in want.app.containers if box.companion} if isinstance(want, Wanted) else set()
     for _ in range(MAX_ROUNDS):
-        seen = await machine.look(services, whole=True, strict=True)
+        seen, first = first or await machine.look(services, whole=True, strict=True), None
         steps = tuple(s for s in plan(want, seen) if not (isinstance(s, Start | Restart) and s.service in given_up))
         if not steps:
             return seen
@@ -97,13 +99,14 @@ def _ends_at_once(service: str, names: Names) -> Unhealthy:
     )
 
 
-async def provide(machine: Machine, want: Wanted, source: Source, report: Report) -> None:
-    """Images and secrets: what can be prepared while the old generation runs."""
+async def provide(machine: Machine, want: Wanted, source: Source, report: Report) -> Observed | None:
+    """Images and secrets: what can be prepared while the old generation runs. The look, unless it is out of date."""
     seen = await machine.look(want.app.services, whole=True, strict=True)
-    for step in plan(want, seen):
-        if isinstance(step, ImportImage | WriteSecrets):
-            _tell(source.names.app, step, report)
-            await take(machine, step, source, source.names)
+    steps = [step for step in plan(want, seen) if isinstance(step, ImportImage | WriteSecrets)]
+    for step in steps:
+        _tell(source.names.app, step, report)
+        await take(machine, step, source, source.names)
+    return None if steps else seen
 
 
 def _tell(name: AppName, step: Step, report: Report) -> None:

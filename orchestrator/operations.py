@@ -134,10 +134,11 @@ class Operations:
             for secret in loaded.manifest.generated_secrets:
                 self._machine.secrets.ensure(operation.name, secret)
             want = await self._generations.wanted(operation.name, loaded, running=True)
-            await provide(self._machine, want, loaded.source, report)
+            seen = await provide(self._machine, want, loaded.source, report)
             self._state.advance(operation, OpState.SWITCHING)
             await join()
-            await converge(self._machine, want, loaded.source, report)
+            alone = not loaded.providers  # nobody has joined a network in between
+            await converge(self._machine, want, loaded.source, report, first=seen if alone else None)
             self._state.advance(operation, OpState.VERIFYING)
             report(Progress(operation.name, "health"))
             await wait_healthy(self._machine, loaded, window(loaded.manifest, update=update))
@@ -155,7 +156,8 @@ class Operations:
                 await self.undo(operation)
             raise
         self._state.commit(operation)
-        await self._collect(operation, loaded)
+        if update:
+            await self._collect(operation, loaded)
 
     async def _collect(self, operation: Operation, loaded: Loaded) -> None:
         """Remove images of forgotten generations. The operation has succeeded already."""
