@@ -93,15 +93,17 @@ def recognise(app: RenderedApp, seen: Observed) -> bool:
     return _alive(slug, seen) or any(name in seen.files for name in app.boot)
 
 
-def of_unknown_release(slug: str, known: frozenset[str], configs: frozenset[str], seen: Observed) -> str:
+def pinned_images(slug: str, files: Mapping[str, OwnedFile]) -> frozenset[str]:
+    """`name@digest` of every image that the app's units run."""
+    return frozenset(image for unit in _containers(slug, files) for image in unit.values("Container", "Image"))
+
+
+def of_unknown_release(slug: str, configs: frozenset[str], seen: Observed) -> str:
     """What runs of a known app and is of none of the generations that the database knows; empty when nothing is.
 
-    `known` are their images as units pin them, `configs` the same as Podman tells them. A unit that was only edited is
+    `configs` are their images as Podman tells them. Asked when a unit pins another image; one that was only edited is
     mended like any other.
     """
-    pinned = {image for unit in _containers(slug, seen.files) for image in unit.values("Container", "Image")}
-    if pinned <= known:
-        return ""
     mine = (box for box in seen.containers or () if box.labels.get("archy.app") == slug and box.state in ALIVE)
     return next((box.name for box in mine if box.image_id not in configs), "")
 

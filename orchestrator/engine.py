@@ -17,22 +17,22 @@ import trio
 from apps.names import AppName
 from apps.problems import NotRunning, Problem, Refused
 from orchestrator import guard
-from orchestrator.adoption import Orphan, is_here, of_unknown_release, orphans, recognise
+from orchestrator.adoption import Orphan, is_here, orphans, recognise
 from orchestrator.apply import take
 from orchestrator.bundle import Bundle
 from orchestrator.checkup import lost_secrets, orphaned, orphans_unknown
-from orchestrator.converge import Report, converge, silent, statuses, wait_healthy
+from orchestrator.converge import Report, silent, wait_healthy
 from orchestrator.faults import Busy, Waiting
-from orchestrator.generations import Generations, Loaded
+from orchestrator.generations import Generations
 from orchestrator.healing import Healing
-from orchestrator.health import checks, ready, window
+from orchestrator.health import window
+from orchestrator.keeping import Keeper
 from orchestrator.links import StillNeeded
 from orchestrator.machine import Machine, Settings
 from orchestrator.operations import Operations
 from orchestrator.plan import Observed, StopUnits, plan, stop_seconds, unclaimed
-from orchestrator.secret_care import lost_for_good, restore_secrets
 from orchestrator.standing import Standing
-from orchestrator.state import AppRecord, Operation, State
+from orchestrator.state import Operation, State
 from orchestrator.status import AppStatus, Finding, Progress, SettingStatus, setting_statuses
 from orchestrator.triggers import Trigger
 
@@ -58,6 +58,7 @@ class Orchestrator:
         self._locks: dict[str, trio.Lock] = {}
         self._operating: dict[str, str] = {}
         self._wake = trio.Event()
+        self._keeper = Keeper(state, machine, self._generations, self._lock)
         self._standing = Standing(state, machine, self._generations, self._operating)
         self._failures: dict[str, tuple[int, float]] = {}
         self._ticks = 0
@@ -99,13 +100,12 @@ class Orchestrator:
         return await self._standing.of(name)
 
     async def _install_anew(self, bundle: Bundle, report: Report) -> None:
-        name = bundle.name
         loaded = await self._operations.verify(bundle)
         seen = await self._machine.look(loaded.app.services, whole=True, strict=True)
-        await self._wait_for(name, loaded.providers)
+        await self._keeper.wait_for(loaded.providers)
         operation = self._operations.begin(bundle, seen)
         try:
-            await self._operations.carry_out(operation, report, lambda: self._bring_in(loaded.providers))
+            await self._operations.carry_out(operation, report, lambda: self._keeper.bring_in(loaded.providers))
         except BaseException:
             self.wake()  # those that had joined a network with it leave it again
             raise
@@ -151,8 +151,8 @@ class Orchestrator:
         record = self._operations.adopt(bundle, loaded, running=running or asked)
         log.info("adopted", extra={"app": name.slug})
         try:
-            await self._make_so(record, await self._generations.load(record), running=running or asked)
-            await self._bring_in(loaded.providers)
+            await self._keeper.make_so(record, await self._generations.load(record), running=running or asked)
+            await self._keeper.bring_in(loaded.providers)
         except Problem as problem:  # it is known again, and the next tick goes on
             log.warning("an adopted app is not as wanted", extra={"app": name.slug, "problem": str(problem)})
         return True
@@ -165,14 +165,14 @@ class Orchestrator:
         async with self._operation(name, "starting"):
             record = self._generations.record(name)
             loaded = await self._generations.load(record)
-            await self._require_known(name)
+            await self._keeper.require_known(name)
             if record.desired == "stopped":
                 own = tuple(guard.claims(name, loaded.manifest))
                 guard.check_ports(own, self._generations.claims_of_others(name), self._machine.host.port_problem)
-            await self._wait_for(name, loaded.providers)
+            await self._keeper.wait_for(loaded.providers)
             self._state.want(name, "running")
             self._failures.pop(name.slug, None)
-            await self._make_so(record, loaded, running=True)
+            await self._keeper.make_so(record, loaded, running=True)
             await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
         return await self._standing.of(name)
 
@@ -180,9 +180,9 @@ class Orchestrator:
         """Stop an app; it stays stopped until `start` or `install` (R-ST2)."""
         async with self._operation(name, "stopping"):
             record = self._generations.record(name)
-            await self._require_known(name)
+            await self._keeper.require_known(name)
             self._state.want(name, "stopped")
-            await self._make_so(record, await self._generations.load(record), running=False)
+            await self._keeper.make_so(record, await self._generations.load(record), running=False)
         return await self._standing.of(name)
 
     async def restart(self, name: AppName) -> AppStatus:
@@ -195,11 +195,11 @@ class Orchestrator:
             if record.desired == "stopped":
                 raise NotRunning(f"{name.id} was stopped", where=str(name), remedy=f"archy start {name.id}")
             loaded = await self._generations.load(record)
-            await self._require_known(name)
+            await self._keeper.require_known(name)
             services = tuple(reversed(loaded.app.services))
             await take(self._machine, StopUnits(services, stop_seconds(loaded.app)), None, loaded.app.names)
             self._failures.pop(name.slug, None)
-            await self._make_so(record, loaded, running=True)
+            await self._keeper.make_so(record, loaded, running=True)
             await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
         return await self._standing.of(name)
 
@@ -214,7 +214,7 @@ class Orchestrator:
         """
         async with self._operation(name, "configuring"):
             record = self._generations.record(name)
-            await self._require_known(name)
+            await self._keeper.require_known(name)
             await self._operations.configure(record, values)
             self._failures.pop(name.slug, None)
         return self.settings(name)
@@ -231,11 +231,15 @@ class Orchestrator:
         """
         async with self._operation(name, "rotating a secret"):
             record = self._generations.record(name)
-            await self._require_known(name)
+            await self._keeper.require_known(name)
             await self._operations.rotate(record, secret)
             self._failures.pop(name.slug, None)
-            served = [link.dependant for link in self._state.choices.all_links() if link.provider == name]
-            await self._bring_in({dependant.slug: dependant for dependant in served})
+        served = {link.dependant for link in self._state.choices.all_links() if link.provider == name}
+        try:
+            await self._keeper.bring_in({dependant.slug: dependant for dependant in sorted(served)})
+        except Problem as problem:  # the secret is another one all the same, and the next tick goes on
+            log.warning("a dependant is not as wanted", extra={"app": name.slug, "problem": str(problem)})
+            self.wake()
 
     async def uninstall(self, name: AppName, *, purge: bool, needed: bool = False) -> None:
         """Remove an app's units, containers, network, images and Podman's secrets (R-ST10).
@@ -259,7 +263,7 @@ class Orchestrator:
                 left = self._state.begin_uninstall(name, purge=purge)
             links = [link for link in self._state.choices.all_links() if link.dependant == name]
             await self._operations.remove(left)
-            await self._bring_in({link.dependency: link.provider for link in links})
+            await self._keeper.bring_in({link.dependency: link.provider for link in links})
         self._standing.forget(name)
 
     async def status(self) -> tuple[AppStatus, ...]:
@@ -348,28 +352,28 @@ class Orchestrator:
     async def checkup(self) -> tuple[Finding, ...]:
         """`findings`, secrets that are lost, and every unit and container of this node without an app (R-ST7)."""
         lost = {record.name.id: names for record in self._state.apps() if (names := self._generations.ailing(record))}
+        found = (*self.findings(), *lost_secrets(lost), *await self._unknown_releases())
         try:
-            return (*self.findings(), *lost_secrets(lost), orphaned(await self.unclaimed()))
+            return (*found, orphaned(await self.unclaimed()))
         except Problem as problem:
-            return (*self.findings(), *lost_secrets(lost), orphans_unknown(problem))
+            return (*found, orphans_unknown(problem))
+
+    async def _unknown_releases(self) -> tuple[Finding, ...]:
+        found = []
+        for record in self._state.apps():
+            try:
+                await self._keeper.require_known(record.name)
+            except Problem as problem:
+                found.append(Finding("releases", False, problem.what, problem.remedy))
+        return tuple(found)
 
     async def _heal(self, seen: Observed, *, deep: bool) -> None:
         answered = seen.containers is not None
         alive = any(container.state == "running" for container in seen.containers or ())
         if (alive or not answered) and await self._healing.round(
-            answered=answered, deep=deep, stop_apps=self._stop_running
+            answered=answered, deep=deep, stop_apps=self._keeper.stop_running
         ):
             self.wake()
-
-    async def _stop_running(self) -> None:
-        """Stop every app that nothing else is being done to; their users' word stays, so that the tick starts them."""
-        for record in self._state.apps():
-            lock = self._lock(record.name)
-            if record.generation is not None and record.desired == "running" and not lock.locked():
-                async with lock:
-                    app = (await self._generations.load(record)).app
-                    step = StopUnits(tuple(reversed(app.services)), stop_seconds(app))
-                    await take(self._machine, step, None, app.names)
 
     def _mend(self, nursery: trio.Nursery, name: AppName) -> None:
         _, not_before = self._failures.get(name.slug, (0, -math.inf))
@@ -387,7 +391,7 @@ class Orchestrator:
                 record = self._state.app(name)
                 if record is not None and record.generation is not None:
                     loaded = await self._generations.load(record)
-                    await self._make_so(record, loaded, running=record.desired == "running")
+                    await self._keeper.make_so(record, loaded, running=record.desired == "running")
             except Waiting as problem:
                 log.info("an app waits", extra={"app": name.slug, "problem": str(problem)})
             except Problem as problem:
@@ -395,64 +399,6 @@ class Orchestrator:
                 wait = BACKOFF[min(count, len(BACKOFF) - 1)]
                 self._failures[name.slug] = (count, trio.current_time() + wait)
                 log.warning("an app is not as wanted", extra={"app": name.slug, "problem": str(problem)})
-
-    async def _require_known(self, name: AppName) -> None:
-        """Raises Refused when another release runs than the database knows of: it was restored from an older copy.
-
-        What runs may have changed its data already; the older release is not started over it (R-DS3).
-        """
-        known, configs = await self._generations.images(name)
-        seen = await self._machine.look((), whole=False, strict=True)
-        if other := of_unknown_release(name.slug, known, configs, seen):
-            raise Refused(
-                f"{other} runs from a release that this node's database does not know; it goes on untouched",
-                where=str(name),
-                remedy=f"archy update {name.id}, which takes it as it runs",
-            )
-
-    async def _make_so(self, record: AppRecord, loaded: Loaded, *, running: bool) -> None:
-        await self._require_known(record.name)
-        lost: tuple[str, ...] = ()
-        if self._generations.ailing(record):
-            lost = await restore_secrets(self._machine, loaded.source.names, loaded.manifest)
-            loaded = await self._generations.load(record)  # what was taken back may be of another turn
-        want = await self._generations.wanted(record.name, loaded, running=running)
-
-        async def before_start() -> None:
-            await self._check_providers(record.name, loaded.providers)
-
-        await converge(self._machine, want, loaded.source, before_start=before_start)
-        if lost:
-            raise lost_for_good(record.name.id, lost)
-
-    async def _wait_for(self, name: AppName, providers: Mapping[str, AppName]) -> None:
-        """Wait until the apps that serve a dependency are well, each within its own window. Raises Unhealthy."""
-        for provider in dict.fromkeys(providers.values()):
-            loaded = await self._generations.load(self._generations.record(provider))
-            if self._generations.record(provider).desired == "running":
-                await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
-
-    async def _check_providers(self, name: AppName, providers: Mapping[str, AppName]) -> None:
-        """Raises Waiting while an app that serves a dependency does not run, or is not well (R-ST14)."""
-        for provider in dict.fromkeys(providers.values()):
-            record = self._state.app(provider)
-            if record is None or record.generation is None:
-                raise Waiting(f"{name.id} waits for {provider.id}, which is not installed", where=name.id)
-            loaded = await self._generations.load(record)
-            seen = await self._machine.look(loaded.app.services, whole=False, strict=True)
-            answers = await self._machine.prober.ask(checks(loaded.manifest, loaded.app.names))
-            if not ready(statuses(loaded, seen, answers)):
-                raise Waiting(f"{name.id} waits for {provider.id}", where=name.id)
-
-    async def _bring_in(self, providers: Mapping[str, AppName]) -> None:
-        """Let the apps that serve a dependency join the network that they share with an app, or leave it."""
-        for provider in dict.fromkeys(providers.values()):
-            async with self._lock(provider):
-                record = self._state.app(provider)
-                if record is None or record.generation is None:
-                    continue
-                loaded = await self._generations.load(record)
-                await self._make_so(record, loaded, running=record.desired == "running")
 
     @asynccontextmanager
     async def _operation(self, name: AppName, what: str, *, settle: bool = True) -> AsyncIterator[None]:

@@ -244,9 +244,12 @@ def test_a_database_from_before_an_update_never_brings_the_older_release_back(
             await node.orchestrator.configure(HELLO, {"greeting": "x"})
         with pytest.raises(Refused):
             await node.orchestrator.rotate(HELLO, "password")
+        told = [finding for finding in await node.orchestrator.checkup() if finding.name == "releases"]
+        assert [(finding.ok, finding.remedy) for finding in told] == [(False, caught.value.remedy)]
         assert silent_calls(node) == []
         status = await node.orchestrator.install(chosen(tmp_path, "2"))
         assert (status.version, status.state) == ("2", "running")
+        assert not [finding for finding in await node.orchestrator.checkup() if finding.name == "releases"]
         await node.settle()
         assert node.world.containers == before
         assert {unit: (node.settings.unit_dir / unit).read_text() for unit in node.units()} == units
