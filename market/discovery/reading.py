@@ -101,6 +101,9 @@ def evidence(db: sqlite3.Connection) -> TrustEvidence:
         "SELECT did, name, digest FROM documents WHERE type = 'release' AND NOT proof_only"
     )}  # fmt: skip
     known = tuple(vote for vote in votes if (vote.app, vote.subject.hex) in subjects)
+    (stored,) = db.execute("SELECT count(*) FROM documents WHERE type = 'attest'").fetchone()
+    if stored > MAX_VOTES_READ:
+        ignored[f"votes beyond the {MAX_VOTES_READ} of those who were seen first"] = stored - MAX_VOTES_READ
     if len(known) < len(votes):
         ignored["votes about releases that are not known here"] = len(votes) - len(known)
     return TrustEvidence(follows, known, bound, mutes, ignored)
@@ -323,13 +326,20 @@ def _latest_nostr(db: sqlite3.Connection, did: str) -> frozenset[str]:
     return frozenset(msgspec.json.decode(row[0])["nostr"]) if row else frozenset()
 
 
+MAX_VOTES_READ: Final = 100_000
+"""Votes that trust is told of: some 60 MB while it counts. Identities cost nothing, so votes of voters that were seen
+first come first: a crowd that arrives later can not push them out."""
+
+
 def _attestations(db: sqlite3.Connection) -> list[Attestation]:
     found = db.execute(
-        "SELECT body FROM documents WHERE type = 'attest' AND revoked_by IS NULL AND NOT proof_only"
-        " ORDER BY did, name, keys DESC, number DESC, digest"
+        "SELECT d.body FROM documents AS d JOIN (SELECT did, min(seen) AS first FROM bindings GROUP BY did) AS b"
+        " ON b.did = d.did WHERE d.type = 'attest' AND d.revoked_by IS NULL AND NOT d.proof_only"
+        " ORDER BY b.first, d.name, d.keys DESC, d.number DESC, d.digest LIMIT ?",
+        (MAX_VOTES_READ,),
     )
     latest: dict[tuple[str, Digest], Attestation] = {}
-    for (body,) in found.fetchall():
+    for (body,) in found:
         document, _ = rows.stored_document(body)
         if isinstance(document, AttestDocument):
             vote = to_attestation(document)

@@ -6,6 +6,7 @@ Each test hands signed events to a real index and reads the outcome and what the
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -586,3 +587,25 @@ def test_an_event_comes_back_out_exactly_as_it_was_signed(index: Index, alice: P
     index.ingest(from_relay(*events))
     stored = {event["id"]: msgspec.convert(event, Event) for event in index.events_of(AppName(alice.did, "hello"))}
     assert stored == {event.id: event for event in events}
+
+
+def test_a_crowd_of_voters_that_arrives_later_pushes_nobody_out(
+    index: Index, alice: Publisher, mallory: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # R-TR5
+    signed = alice.release()
+    index.ingest(from_relay(*alice.events(*signed.documents)))
+    app = AppName(alice.did, "hello")
+
+    def vote(voter: Publisher) -> None:
+        word = sign_attestation(voter.keyring, app, signed.digest, kind=AttestKind.REVIEWED, value=80, now=NOW)
+        index.ingest(from_relay(*voter.events(*voter.keyring.documents, word)))
+
+    vote(mallory)
+    crowd = [Publisher(tmp_path, f"fake{number}") for number in range(4)]
+    for fake in crowd:
+        vote(fake)
+    assert {one.voter for one in index.evidence().attestations} == {mallory.did, *(fake.did for fake in crowd)}
+    monkeypatch.setattr("market.discovery.reading.MAX_VOTES_READ", 2)
+    evidence = index.evidence()
+    assert [one.voter for one in evidence.attestations] == [mallory.did, crowd[0].did]
+    assert 3 in evidence.ignored.values()
