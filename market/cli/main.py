@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from market.cli.defects import recorded
 from market.cli.session import Session, fail
 from market.errors import Problem
 from market.node.home import Home
@@ -63,19 +64,21 @@ def main() -> int:
         fail(problem, as_json=as_json)
     except BaseExceptionGroup as group:
         _fail_group(group, as_json)
+    except Exception as fault:  # noqa: BLE001  # the last border: whatever comes here is a defect, and is told as one
+        fail(recorded(fault), as_json=as_json)
     else:
         return code if isinstance(code, int) else 0
     return 1
 
 
 def _fail_group(group: BaseExceptionGroup[BaseException], as_json: bool) -> None:
-    """A nursery's group: the first problem in it is what a person needs; anything else is a defect and shows itself."""
+    """A nursery's group: the first problem in it is what a person needs; anything else is a defect."""
     problems, rest = group.split(Problem)
     interrupts = group.subgroup(KeyboardInterrupt)
     if interrupts is not None:
         sys.exit(130)
-    if problems is None or (rest is not None):
-        raise group
+    if problems is None or rest is not None:
+        fail(recorded(group), as_json=as_json)
     first: BaseException = problems
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
