@@ -26,8 +26,8 @@ BATCH: Final = 512
 """Events verified in one visit to a thread or process, and stored in one transaction: enough that the way costs nothing
 and a page of the index is written once for many of them, few enough to be over within 100 ms."""
 
-FLOOD: Final = BATCH // 2
-"""Events that are waiting at once when a process is worth while."""
+FLOOD: Final = 64
+"""Events that arrive at once, some four milliseconds of CPU, when the way to a process is worth while."""
 
 THREADS: Final = 2
 """For all relays together."""
