@@ -29,6 +29,7 @@ _KINDS: dict[str, type[Problem]] = {
         StillRunning,
     )
 }
+_BY_CODE = {kind.exit_code: kind for kind in _KINDS.values()}
 _STATUS = {2: 400, 3: 403, 4: 503, 5: 409, 6: 503}
 
 
@@ -50,9 +51,13 @@ def problem_to_json(problem: Problem) -> dict[str, Any]:
 
 
 def problem_from_json(body: Mapping[str, Any]) -> Problem:
-    """The exception that `problem_to_json` told of; an unknown type becomes a plain Problem."""
+    """The exception that `problem_to_json` told of.
+
+    A type that is known only to the part it came from keeps its name, and becomes one of the shared kinds by its exit
+    code: a script sees the same through a running node and without one.
+    """
     kind = str(body.get("type", "")).rpartition(":")[2]
-    made = _KINDS.get(kind, Problem)(
+    made = (_KINDS.get(kind) or _special(kind, body.get("exit_code")))(
         str(body.get("title", "unknown problem")),
         where=str(body.get("where", "")),
         remedy=str(body.get("remedy", "")),
@@ -61,3 +66,8 @@ def problem_from_json(body: Mapping[str, Any]) -> Problem:
     if isinstance(errors, list):
         made.errors = tuple((str(e["path"]), str(e["message"]), str(e["remedy"])) for e in errors)  # type: ignore[attr-defined]
     return made
+
+
+def _special(kind: str, code: object) -> type[Problem]:
+    base = _BY_CODE.get(code, Problem) if isinstance(code, int) else Problem
+    return type(base.__name__, (base,), {"kind": kind}) if kind else base
