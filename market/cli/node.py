@@ -50,16 +50,18 @@ def ps(context: click.Context) -> None:
 
 
 def _ps_text(result: Mapping[str, Any]) -> str:
-    rows = [
-        (a["id"], a["version"], a["state"], _up(a["containers"]), " ".join(a["urls"]), a["detail"])
-        for a in result["apps"]
-    ]
+    rows = [(a["id"], a["version"], a["state"], _up(a["containers"]), _doors(a), a["detail"]) for a in result["apps"]]
     return table(("APP", "VERSION", "STATE", "UP", "OPEN", ""), rows) if rows else "Nothing is installed."
 
 
 def _up(containers: Sequence[Mapping[str, Any]]) -> str:
     """How many run, of how many."""
     return f"{sum(container['state'] == 'running' for container in containers)}/{len(containers)}"
+
+
+def _doors(app: Mapping[str, Any]) -> str:
+    """Where it opens; nowhere while it is stopped."""
+    return "" if app["state"] == "stopped" else " ".join(app["urls"])
 
 
 def _status_text(result: Mapping[str, Any]) -> str:

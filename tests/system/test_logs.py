@@ -1,4 +1,4 @@
-"""`archy logs` and `archy logs -f`: what an app's containers write, as it comes, and nothing of others."""
+"""What an operator reads: `archy logs`, `logs -f` (an app's words as they come, and nothing of others), `archy ps`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def talking(lab_base: Base) -> Iterator[Node]:
     with Node.boot(lab_base, "logs") as node:
         for id_, port in (("hello", 18080), ("other", 18081)):
             web = web_container(port, command=["/bin/busybox", "sh", "-c", TALK, id_])
-            drive(node, "install", version="1.0.0", id=id_, containers={"web": web}, home=HOME)
+            door = {"interfaces": [{"id": "ui", "type": "ui", "port": "web"}]}
+            drive(node, "install", version="1.0.0", id=id_, containers={"web": web}, manifest=door, home=HOME)
         yield node
 
 
@@ -83,3 +84,16 @@ def test_logs_of_an_unknown_app_are_a_usage_error(talking: Node) -> None:
     follow = logs(talking, "nothing", "-f")
     assert follow.wait(SECONDS) == 2
     assert "archy ps" in follow.output()
+
+
+def test_ps_says_how_many_containers_are_up_and_where_an_app_opens(talking: Node) -> None:  # R-ST3
+    drive(talking, "stop", id="other", home=HOME)
+    done = talking.run(["archy", "--home", HOME, "ps"], timeout=SECONDS)
+    head, hello, other = done.stdout.splitlines()
+    assert head.split() == ["APP", "VERSION", "STATE", "UP", "OPEN"]
+    assert hello.split()[:5] == ["hello", "1.0.0", "running", "1/1", "http://127.0.0.1:18080/"]
+    assert other.split() == ["other", "1.0.0", "stopped", "0/1"]
+    talking.run(["systemctl", "--user", "stop", SERVICE])
+    down = talking.run(["archy", "--home", HOME, "ps"], timeout=SECONDS, check=False)
+    assert down.returncode == 5
+    assert "should run and does not: hello; `archy logs APP` says why" in down.stderr
