@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from apps.names import AppName
 from apps.problems import UsageProblem
@@ -16,9 +17,9 @@ from apps.problems import UsageProblem
 _PREFIX = re.compile(r"[a-z][a-z0-9]{0,15}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Names:
-    """The names of one app."""
+    """The names of one app. Planning asks for the same ones again and again, hence those that are kept."""
 
     prefix: str
     app: AppName
@@ -28,11 +29,11 @@ class Names:
     def __post_init__(self) -> None:
         check_prefix(self.prefix)
 
-    @property
+    @cached_property
     def slug(self) -> str:
         return self.app.slug
 
-    @property
+    @cached_property
     def stem(self) -> str:
         return f"{self.prefix}-{self.slug}"
 
