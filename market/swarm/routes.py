@@ -7,6 +7,7 @@ from HTTPS to HTTP, never to an address that the policy forbids.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -66,6 +67,27 @@ class Resolver:
 
 
 async def _resolve(source: Source, url: Url, permits: Callable[[str], bool], deadline: float) -> _Addresses:
+    found = _literal(url) or await _looked_up(source, url, deadline)
+    addresses = tuple((family, address) for family, address in found[:MAX_ADDRESSES] if permits(str(address[0])))
+    if not addresses:
+        raise AddressRefused(
+            source.url, f"{url.host} is at {found[0][1][0]}, a private address that strangers may not name"
+        )
+    return addresses
+
+
+def _literal(url: Url) -> _Addresses:
+    """What the resolver would say of a host that is an address already, as neighbours on the LAN are."""
+    try:
+        ip = ipaddress.ip_address(url.host)
+    except ValueError:
+        return ()
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ((socket.AF_INET, (str(ip), url.port)),)
+    return ((socket.AF_INET6, (str(ip), url.port, 0, 0)),) if ip.scope_id is None else ()
+
+
+async def _looked_up(source: Source, url: Url, deadline: float) -> _Addresses:
     found = None
     try:
         with trio.move_on_after(deadline):
@@ -75,12 +97,8 @@ async def _resolve(source: Source, url: Url, permits: Callable[[str], bool], dea
     if found is None:
         raise ConnectFailed(source.url, f"{url.host} did not resolve within {deadline:g} s")
     addresses = tuple(
-        (int(family), address)
-        for family, _, _, _, address in found[:MAX_ADDRESSES]
-        if family in (socket.AF_INET, socket.AF_INET6) and permits(str(address[0]))
+        (int(family), address) for family, _, _, _, address in found if family in (socket.AF_INET, socket.AF_INET6)
     )
     if not addresses:
-        raise AddressRefused(
-            source.url, f"{url.host} is at {found[0][4][0]}, a private address that strangers may not name"
-        )
+        raise ConnectFailed(source.url, f"{url.host} has no address on the internet")
     return addresses  # type: ignore[return-value]  # typeshed: a socket address of another family has bytes in it
