@@ -88,20 +88,21 @@ class Orchestrator:
         updating = known is not None and known.generation is not None
         async with self._operation(name, "updating" if updating else "installing"):
             report(Progress(name, "verify"))
-            here = await self._is_here(name) and await self._take_back(bundle, asked=True)
-            if here:
+            await self._generations.podman(again=True)
+            seen = await self._machine.look((), whole=True, strict=True)
+            here = self._state.app(name) is None and is_here(name.slug, seen)
+            if here and await self._take_back(bundle, seen, asked=True):
                 report(Progress(name, "health"))
                 loaded = await self._generations.load(self._generations.record(name))
                 await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
             else:
-                await self._install_anew(bundle, report)
+                await self._install_anew(bundle, seen, report)
             self._failures.pop(name.slug, None)
         report(Progress(name, "done"))
         return await self._standing.of(name)
 
-    async def _install_anew(self, bundle: Bundle, report: Report) -> None:
-        loaded = await self._operations.verify(bundle)
-        seen = await self._machine.look(loaded.app.services, whole=True, strict=True)
+    async def _install_anew(self, bundle: Bundle, seen: Observed, report: Report) -> None:
+        loaded = await self._operations.verify(bundle, seen)
         await self._keeper.wait_for(loaded.providers)
         operation = self._operations.begin(bundle, seen)
         try:
@@ -120,7 +121,7 @@ class Orchestrator:
         async with self._operation(name, "adopting"):
             if self._state.app(name) is not None:
                 raise Refused(f"{name.id} is installed", where=str(name), remedy=f"archy update {name.id}")
-            await self._take_back(bundle, asked=False)
+            await self._take_back(bundle, await self._machine.look((), whole=True, strict=True), asked=False)
         return await self._standing.of(name)
 
     async def orphans(self) -> tuple[Orphan, ...]:
@@ -128,20 +129,12 @@ class Orchestrator:
         seen = await self._machine.look((), whole=False, strict=True)
         return orphans(self._known(), self._machine.prefix, seen)
 
-    async def _is_here(self, name: AppName) -> bool:
-        """Does something run, or is something kept, under the names of an app that is not in the database?"""
-        if self._state.app(name) is not None:
-            return False
-        return is_here(name.slug, await self._machine.look((), whole=False, strict=True))
-
-    async def _take_back(self, bundle: Bundle, *, asked: bool) -> bool:
+    async def _take_back(self, bundle: Bundle, seen: Observed, *, asked: bool) -> bool:
         """Adopt; with `asked` it is to run whatever its user said before, and False when the remains of another release
         lie there dead, over which it can be installed."""
         name = bundle.name
         self._operations.remember(bundle, self._machine.folder.read())
-        before = await self._machine.look((), whole=True, strict=True)
-        loaded = await self._operations.verify(bundle, here=before)
-        seen = await self._machine.look(loaded.app.services, whole=True, strict=True)
+        loaded = await self._operations.verify(bundle, seen, here=True)
         try:
             running = recognise(loaded.app, seen)
         except Refused:

@@ -83,11 +83,11 @@ class Generations:
         derived, subnet = literal(str(self._machine.derived.folder)), self._state.choices.subnet(app)
         return Target(self._machine.prefix, podman, self._arch, derived, subnet, self._inside)
 
-    async def choose_subnet(self, app: AppName, manifest: Manifest) -> None:
+    def choose_subnet(self, app: AppName, manifest: Manifest, used: frozenset[str]) -> None:
         """Give an app without internet a subnet, if it has none yet. Raises Refused."""
         choices = self._state.choices
         if manifest.permissions.internet == "none" and not choices.subnet(app):
-            taken = choices.subnets() | await self._machine.podman.subnets() | self._machine.host.routes()
+            taken = choices.subnets() | used | self._machine.host.routes()
             choices.set_subnet(app, choose_subnet(f"{self._machine.prefix} {app.slug}", taken))
 
     def names(self, app: AppName) -> Names:

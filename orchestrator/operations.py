@@ -26,6 +26,7 @@ from orchestrator.hooks import run_hooks
 from orchestrator.images import verify_layers
 from orchestrator.machine import Machine, Settings
 from orchestrator.plan import Observed, WriteSecrets
+from orchestrator.podman import Inventory
 from orchestrator.secret_care import lost_for_good, restore_secrets
 from orchestrator.settled import checked_values, settle
 from orchestrator.state import AppRecord, Operation, OpState, State
@@ -35,6 +36,7 @@ from orchestrator.unit_folder import OwnedFile
 
 log = logging.getLogger(__name__)
 
+NOTHING = Inventory((), {}, {}, frozenset())
 UNDO_SECONDS = 120
 """What an undo may take when its caller was cancelled; the journal finishes the rest at the next start."""
 
@@ -49,12 +51,12 @@ class Operations:
         self._generations = generations
         self._arch = arch
 
-    async def verify(self, bundle: Bundle, *, here: Observed | None = None) -> Loaded:
+    async def verify(self, bundle: Bundle, seen: Observed, *, here: bool = False) -> Loaded:
         """Everything that can be refused before anything is changed; `here` for an app that runs already.
 
-        Raises Problem.
+        `seen` is a whole look. Raises Problem.
         """
-        podman = await self._generations.podman(again=True)
+        podman = await self._generations.podman()
         manifest = bundle.checked().manifest
         require_supported(manifest, podman=".".join(map(str, podman)), where=bundle.name.id)
         for layout in guard.check_images(bundle, self._arch):
@@ -64,11 +66,11 @@ class Operations:
             raise lost_for_good(bundle.name.id, gone)
         free = self._machine.host.free_bytes(self._settings.data_dir)
         guard.check_disk(manifest, self._settings.data_dir, free)
-        if here is None:
-            await self._generations.choose_subnet(bundle.name, manifest)
-        links = here.inventory.links.values() if here is not None and here.inventory is not None else ()
-        own = frozenset(link.provider for link in links if link.dependant == bundle.name.slug)
-        loaded = self._generations.fresh(bundle, podman, linked_to=None if here is None else own)
+        inventory = seen.inventory or NOTHING
+        if not here:
+            self._generations.choose_subnet(bundle.name, manifest, inventory.subnets)
+        own = frozenset(link.provider for link in inventory.links.values() if link.dependant == bundle.name.slug)
+        loaded = self._generations.fresh(bundle, podman, linked_to=own if here else None)
         self._generations.refuse_breaking(bundle.name, loaded.manifest)
         unknown = {secret.name: "0" * 32 for secret in manifest.generated_secrets}
         self._generations.derived(bundle.name, loaded, unknown)  # templates are tried before anything changes

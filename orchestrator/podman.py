@@ -65,6 +65,8 @@ class Inventory:
     secrets: frozenset[str]
     links: Mapping[str, LinkNetwork] = field(default_factory=dict)
     """Networks that two apps share, by name."""
+    subnets: frozenset[str] = frozenset()
+    """Of every network of Podman, whosever it is."""
 
 
 class Podman(Protocol):
@@ -130,10 +132,6 @@ class Podman(Protocol):
         """Take a container out of a network; one that is not in it is fine."""
         ...
 
-    async def subnets(self) -> frozenset[str]:
-        """Of every network, whosever it is."""
-        ...
-
     async def remove_network(self, name: str) -> None:
         """An absent one is fine."""
         ...
@@ -170,7 +168,8 @@ class RootlessPodman:
     async def inventory(self, prefix: str) -> Inventory:
         label = ("--filter", f"label=archy.prefix={prefix}", "--format", "json")
         images = await self._json("images", "--all", "--digests", "--format", "json")
-        networks = await self._json("network", "ls", *label)
+        every = await self._json("network", "ls", "--format", "json")
+        networks = [item for item in every if (item.get("labels") or {}).get("archy.prefix") == prefix]
         volumes = await self._json("volume", "ls", *label)
         # secret-ls(1) has no JSON form before 5.5
         secrets = (await self._ask("secret", "ls", "--noheading", "--format", "{{.Name}}")).stdout.decode().split()
@@ -184,6 +183,7 @@ class RootlessPodman:
             {item["Name"]: (item.get("Labels") or {}).get("archy.app", "") for item in volumes},
             frozenset(name for name in secrets if name.startswith(f"{prefix}-")),
             {link.name: link for link in map(_link, networks) if link is not None},
+            frozenset(str(subnet["subnet"]) for item in every for subnet in item.get("subnets") or ()),
         )
 
     async def import_image(self, layout: Path, name: str) -> None:
@@ -251,10 +251,6 @@ class RootlessPodman:
         except CommandFailed as error:
             if "not connected" not in error.stderr and not any(text in error.stderr for text in _ABSENT_OR_USED):
                 raise
-
-    async def subnets(self) -> frozenset[str]:
-        listed = await self._json("network", "ls", "--format", "json")
-        return frozenset(str(subnet["subnet"]) for item in listed for subnet in item.get("subnets") or ())
 
     async def remove_network(self, name: str) -> None:
         await self._remove("network", "rm", name)

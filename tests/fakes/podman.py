@@ -46,6 +46,7 @@ class FakePodman:
             {name: app for name, (app, _) in machine.volumes.items()},
             frozenset(name for name in machine.secrets if name.startswith(f"{prefix}-")),
             dict(machine.links),
+            frozenset(machine.subnets.values()),
         )
 
     async def import_image(self, layout: Path, name: str) -> None:
@@ -122,10 +123,6 @@ class FakePodman:
         self._machine.enter("podman", "disconnect", f"{network} {container}")
         if (box := self._machine.containers.get(container)) is not None:
             box.networks.pop(network, None)
-
-    async def subnets(self) -> frozenset[str]:
-        self._machine.enter("podman", "subnets")
-        return frozenset(self._machine.subnets.values())
 
     async def remove_network(self, name: str) -> None:
         self._machine.enter("podman", "remove_network", name)

@@ -333,9 +333,10 @@ async def test_a_running_container_joins_a_network_and_leaves_it_as_it_runs(worl
 
 
 async def test_a_chosen_subnet_is_the_networks_and_is_told_with_everybody_elses(world: World) -> None:  # R-FM4
-    assert SUBNET not in await world.podman.subnets()
+    assert SUBNET not in (await world.podman.inventory(PREFIX)).subnets
     await world.up()
-    assert SUBNET in await world.podman.subnets()
+    assert SUBNET in (await world.podman.inventory(PREFIX)).subnets
+    assert SUBNET in (await world.podman.inventory("nobody")).subnets
 
 
 async def test_nobody_is_taken_out_of_a_network_by_removing_it(world: World) -> None:

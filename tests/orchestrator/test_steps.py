@@ -196,7 +196,6 @@ CALLS: tuple[tuple[type, str, tuple[Any, ...], dict[str, Any]], ...] = (
     (RootlessPodman, "create_link", (LinkNetwork("x", "a", "b", "closed"), "archy"), {}),
     (RootlessPodman, "connect", ("x", "x", ()), {}),
     (RootlessPodman, "disconnect", ("x", "x"), {}),
-    (RootlessPodman, "subnets", (), {}),
     (RootlessPodman, "remove_network", ("x",), {}),
     (RootlessPodman, "remove_volume", ("x",), {}),
     (RootlessPodman, "addresses", (("x",),), {}),
