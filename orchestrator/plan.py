@@ -350,6 +350,8 @@ def _lost_volumes(
 ) -> Iterator[Step]:
     """A volume that Podman does not know would be made by `podman run`, without its owner and its labels."""
     lost = tuple(f"{name}-volume.service" for name in app.volumes if name not in inventory.volumes)
+    if not lost:
+        return
     users = tuple(reversed([c.service for c in app.containers if _up(services, c.service)]))
     if users and not any(_vanished(c, services, containers) for c in app.containers):
         return  # they run on it
@@ -371,9 +373,10 @@ def _vanished(
 def _collect(want: Wanted, inventory: Inventory) -> Iterator[Step]:
     """Secrets that were rotated away, and images of generations that are no longer kept."""
     current = {want.app.names.secret(label) for label in want.app.secrets}
-    bases = {first_turn(name) for name in current}
-    if old := sorted(name for name in inventory.secrets - current if first_turn(name) in bases):
-        yield RemoveSecrets(tuple(old))
+    if others := inventory.secrets - current:
+        bases = {first_turn(name) for name in current}
+        if old := sorted(name for name in others if first_turn(name) in bases):
+            yield RemoveSecrets(tuple(old))
     start = want.app.names.image("")
     kept = want.keep | {container.image for container in want.app.containers}
     images = [i for i in inventory.images if i.name.startswith(start) and i.tag and f"{i.name}@{i.digest}" not in kept]
