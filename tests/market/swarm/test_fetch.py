@@ -466,6 +466,7 @@ async def test_dns_rebinding_gains_nothing_because_the_checked_address_is_the_on
 
 async def test_tls_is_checked(store: Store, folder: Path, tmp_path: Path) -> None:
     ref = publish(folder, FOUR_AND_A_BIT)
+    small = [publish(folder, some_bytes(100_000 + number, str(number))) for number in range(20)]
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     _self_signed(key, cert)
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -473,10 +474,17 @@ async def test_tls_is_checked(store: Store, folder: Path, tmp_path: Path) -> Non
     with BlobServer(folder, tls=serving) as server:
         with pytest.raises(AllSourcesFailed, match="certificate verify failed"):
             await fetch(store, ref, peer(server))
+        with (
+            Fetcher(store, [origin(server)], LOOPBACK) as fetcher,
+            pytest.raises(AllSourcesFailed, match="verify failed"),
+        ):
+            await fetcher.fetch_many(small)
         trusting = ssl.create_default_context(cafile=str(cert))
         with Fetcher(store, [origin(server)], LOOPBACK, tls=trusting) as fetcher:
             await fetcher.fetch(ref)
+            await fetcher.fetch_many(small)
     assert store.path(ref.blake3).read_bytes() == FOUR_AND_A_BIT
+    assert all(store.holds(each) for each in small)
 
 
 def _self_signed(key: Path, cert: Path) -> None:

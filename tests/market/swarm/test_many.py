@@ -11,6 +11,7 @@ from blake3 import blake3
 
 from market.model import PIECE_SIZE, BlobRef, Digest
 from market.swarm import (
+    AddressPolicy,
     AllSourcesFailed,
     DamagedBlob,
     Fetcher,
@@ -131,6 +132,21 @@ async def test_a_source_that_has_none_is_not_asked_for_all(store: Store, tmp_pat
             await fetching.fetch_many(refs)
         assert len(empty.requests) <= MAX_ABSENT + 2 * LANES
     assert all(store.holds(ref) for ref in refs)
+
+
+async def test_small_blobs_are_asked_of_no_private_address_that_a_stranger_named(
+    store: Store, tmp_path: Path
+) -> None:  # R-SW5
+    refs = published(tmp_path / "published", 10)
+    with (
+        BlobServer(tmp_path / "published") as inside,
+        BlobServer(tmp_path / "published", Faults(redirect=inside.url)) as to,
+    ):
+        named = Source(inside.url, SourceKind.PEER)
+        redirecting = Source(to.url, SourceKind.ORIGIN, configured=True)
+        with Fetcher(store, [redirecting, named], AddressPolicy()) as fetching, pytest.raises(AllSourcesFailed):
+            await fetching.fetch_many(refs)
+        assert inside.connections == 0
 
 
 async def test_when_nobody_has_them_it_says_so_and_keeps_what_came(store: Store, tmp_path: Path) -> None:
