@@ -9,7 +9,15 @@ from typing import Any, Self
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from market.cli.text import safe, size_text
 
@@ -26,7 +34,14 @@ class ProgressPrinter:
 
     def __enter__(self) -> Self:
         if not self._quiet and sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[text]}", markup=False),
+            )
             self._bars = Progress(*columns, console=Console(stderr=True))
             self._bars.start()
         return self
@@ -45,8 +60,9 @@ class ProgressPrinter:
         if total and self._bars is not None:
             task = self._tasks.get(phase)
             if task is None:
-                task = self._tasks[phase] = self._bars.add_task(phase, total=total)
-            self._bars.update(task, completed=int(event.get("done") or 0), total=total)
+                task = self._tasks[phase] = self._bars.add_task(phase, total=total, text="")
+            text = safe(event.get("text", ""))
+            self._bars.update(task, completed=int(event.get("done") or 0), total=total, text=text)
         elif total:
             self._line_per_quarter(phase, int(event.get("done") or 0), total)
         else:

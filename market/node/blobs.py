@@ -23,7 +23,16 @@ from market.node.providers import asked, peers_of
 from market.node.requests import Request
 from market.node.running import Report
 from market.node.sharing import refs_of
-from market.swarm import Fetcher, FetchProgress, Source, SourceKind, Store, fetch_unlisted, hash_file
+from market.swarm import (
+    Fetcher,
+    FetchProgress,
+    Source,
+    SourceKind,
+    Store,
+    UnlistedProgress,
+    fetch_unlisted,
+    hash_file,
+)
 
 MAX_UNLISTED: Final = 4 * 1024 * 1024 * 1024
 """Bytes of a blob that is fetched by its digest alone, unless the operator says otherwise."""
@@ -147,20 +156,16 @@ def _refs(node: Node, release: Release) -> Iterator[BlobRef]:
 
 async def _fetch_known(node: Node, ref: BlobRef, sources: tuple[Source, ...], report: Report) -> dict[str, Any]:
     def told(progress: FetchProgress) -> None:
-        left = (progress.total - progress.done) / progress.rate if progress.rate else None
-        report(
-            {
-                "phase": "fetch",
-                "text": f"{progress.rate / 1e6:.1f} MB/s from {len(sources)} sources"
-                + (f", {left:.0f} s left" if left is not None else ""),
-                "done": progress.done,
-                "total": progress.total,
-            }
-        )
+        _tell(report, progress.done, progress.total, progress.rate, f"{len(sources)} sources")
 
     with Fetcher(node.store, sources, node.addresses) as fetcher:
         fetched = await fetcher.fetch(ref, told)
     return {"blob": ref.to_json(), "fetch": fetched.to_json(), "checked": "by piece"}
+
+
+def _tell(report: Report, done: int, total: int, rate: float, who: str) -> None:
+    left = f", {(total - done) / rate:.0f} s left" if rate and total else ""
+    report({"phase": "fetch", "text": f"{rate / 1e6:.1f} MB/s from {who}{left}", "done": done, "total": total})
 
 
 async def _fetch_bare(node: Node, request: GetBlob, report: Report) -> dict[str, Any]:
@@ -174,7 +179,14 @@ async def _fetch_bare(node: Node, request: GetBlob, report: Report) -> dict[str,
     )
     if not sources:
         raise UsageProblem("nobody to ask", where=digest.hex, remedy="add --origin URL, --app APP, or configure peers")
-    ref, who = await fetch_unlisted(node.store, digest, sources, addresses=node.addresses, limit=request.most)
+
+    def told(progress: UnlistedProgress) -> None:
+        who = f"{progress.source.url} (of {len(sources)} sources)"
+        _tell(report, progress.done, progress.total, progress.rate, who)
+
+    ref, who = await fetch_unlisted(
+        node.store, digest, sources, addresses=node.addresses, limit=request.most, on_progress=told
+    )
     return {"blob": ref.to_json(), "fetch": {"sources": [{"url": who.url}]}, "checked": "as a whole"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.fakes.blob_servers import BlobServer
+from tests.fakes.blob_servers import BlobServer, Faults
 from tests.market.cli.archy import Archy
 from tests.market.swarm.published import publish, some_bytes
 
@@ -23,6 +23,15 @@ def test_a_blob_is_fetched_written_kept_and_let_go_of(tmp_path: Path) -> None:
     assert archy("blob", "verify").out.strip() == f"{ref.blake3}  ok"
     assert archy("blob", "unpin", ref.blake3.hex).code == 0
     assert "0 removed" in archy("blob", "gc", "--quota", "1GiB").out
+
+
+def test_a_blob_by_its_digest_alone_is_told_about_while_it_comes(tmp_path: Path) -> None:
+    archy = Archy(tmp_path / "home")
+    ref = publish(tmp_path / "www", some_bytes(2_000_000))
+    with BlobServer(tmp_path / "www", Faults(rate=5e6)) as server:
+        got = archy("blob", "get", ref.blake3.hex, "--origin", server.url)
+    assert (got.code, "verified as a whole" in got.out) == (0, True)
+    assert "1.9 MiB of 1.9 MiB" in got.err
 
 
 def test_a_wrong_word_is_told_with_a_remedy(tmp_path: Path) -> None:
