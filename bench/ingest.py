@@ -45,6 +45,8 @@ OUT: Final = Path(__file__).parent / "out" / "ingest.json"
 NOW: Final = 1_800_000_000
 FLOOR_EVENTS: Final = 5000
 FETCHED_AT_ONCE: Final = 5000
+THEIRS: Final = 10_000
+"""Events that nostr-sdk's client is measured with: it refuses more in one answer, and a rate needs no more."""
 
 
 # Events
@@ -110,7 +112,8 @@ async def relay(by_type: dict[str, tuple[list[int], list[bytes]]]) -> None:
                     for high in range(end, start, -200):
                         some = raws[max(start, high - 200) : high]
                         # Frames by hand, many in one write, so that the relay is not what is measured.
-                        await socket.stream.send_all(b"".join(_frame(head, raw) for raw in reversed(some)))
+                        async with socket.send_context():
+                            socket.protocol.writes.append(b"".join(_frame(head, raw) for raw in reversed(some)))
             await socket.send(f'["EOSE","{name}"]')
 
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -192,7 +195,7 @@ async def theirs(url: str, count: int) -> dict[str, float]:
     await client.connect()
     began, cpu = time.perf_counter(), time.process_time()
     found = 0
-    for first in range(NOW - count, NOW, FETCHED_AT_ONCE):  # it gives up on answers that are larger
+    for first in range(NOW - min(count, THEIRS), NOW, FETCHED_AT_ONCE):  # it gives up on answers that are larger
         wanted = (
             nostr_sdk.Filter()
             .kind(nostr_sdk.Kind(DOCUMENT_KIND))
@@ -201,7 +204,7 @@ async def theirs(url: str, count: int) -> dict[str, float]:
             .until(nostr_sdk.Timestamp.from_secs(min(first + FETCHED_AT_ONCE, NOW) - 1))
         )
         target = nostr_sdk.ReqTarget.auto([wanted])
-        found += (await client.fetch_events(target, timedelta(seconds=3600))).len()
+        found += len(await client.fetch_events(target, timedelta(seconds=3600)))
     seconds = time.perf_counter() - began
     return {"events": found, "seconds": seconds, "cpu": time.process_time() - cpu}
 
@@ -260,7 +263,7 @@ def run_role(role: str, url: str, file: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.ingest")
     parser.add_argument("--events", type=int, default=40_000)
-    parser.add_argument("--publishers", type=int, default=25)
+    parser.add_argument("--publishers", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3, help="the best of so many runs: noise only ever adds")
     parser.add_argument("--role", default="")
     parser.add_argument("--url", default="")
@@ -281,8 +284,9 @@ def main() -> None:
             for role in ("theirs", "verify", "store"):
                 with relay_process(file) as url:
                     found = measured(role, url, given.events)
-                if found["events"] < given.events:
-                    raise SystemExit(f"{role} took {found['events']:.0f} of {given.events} events")
+                wanted = min(given.events, THEIRS) if role == "theirs" else given.events
+                if found["events"] < wanted:
+                    raise SystemExit(f"{role} took {found['events']:.0f} of {wanted} events")
                 if role not in best or found["seconds"] < best[role]["seconds"]:
                     best[role] = found
     report(bare, best)
