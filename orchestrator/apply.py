@@ -22,7 +22,7 @@ from orchestrator.faults import CommandFailed, CommandTimedOut, Unhealthy, UnitR
 from orchestrator.images import check_layout, image_name, stage, verify_layers, write_index
 from orchestrator.machine import Machine
 from orchestrator.names import Names, service_of
-from orchestrator.plan import (
+from orchestrator.steps import (
     Connect,
     CreateLink,
     DaemonReload,

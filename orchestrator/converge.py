@@ -15,20 +15,9 @@ from orchestrator.generations import Loaded
 from orchestrator.health import ContainerStatus, checks, judge, ready
 from orchestrator.machine import Machine
 from orchestrator.names import Names
-from orchestrator.plan import (
-    Absent,
-    ImportImage,
-    Observed,
-    Restart,
-    Start,
-    Step,
-    StopUnits,
-    Wanted,
-    WriteSecrets,
-    WriteUnits,
-    plan,
-)
+from orchestrator.plan import Absent, Observed, Wanted, plan
 from orchestrator.status import Progress
+from orchestrator.steps import ImportImage, Restart, Start, Step, StopUnits, WriteSecrets, WriteUnits
 
 log = logging.getLogger(__name__)
 

@@ -30,10 +30,11 @@ from orchestrator.keeping import Keeper
 from orchestrator.links import StillNeeded
 from orchestrator.machine import Machine, Settings
 from orchestrator.operations import Operations
-from orchestrator.plan import Observed, StopUnits, plan, stop_seconds, unclaimed
+from orchestrator.plan import Observed, plan, stop_seconds, unclaimed
 from orchestrator.standing import Standing
 from orchestrator.state import Operation, State
 from orchestrator.status import AppStatus, Finding, Progress, SettingStatus, setting_statuses
+from orchestrator.steps import StopUnits
 from orchestrator.triggers import Trigger
 
 log = logging.getLogger(__name__)

@@ -25,12 +25,13 @@ from orchestrator.health import window
 from orchestrator.hooks import run_hooks
 from orchestrator.images import verify_layers
 from orchestrator.machine import Machine, Settings
-from orchestrator.plan import Observed, WriteSecrets
+from orchestrator.plan import Observed
 from orchestrator.podman import Inventory
 from orchestrator.secret_care import lost_for_good, restore_secrets
 from orchestrator.settled import checked_values, settle
 from orchestrator.state import AppRecord, Operation, OpState, State
 from orchestrator.status import Progress
+from orchestrator.steps import WriteSecrets
 from orchestrator.supported import require_supported
 from orchestrator.unit_folder import OwnedFile
 

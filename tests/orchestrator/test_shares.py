@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from apps.names import AppName
 from orchestrator.links import Installed, linked
 from orchestrator.names import Names
-from orchestrator.plan import Observed, RemoveLink, Wanted, plan
+from orchestrator.plan import Observed, Wanted, plan
 from orchestrator.podman import ContainerSeen, ImageSeen, Inventory
 from orchestrator.quadlet.render import RenderedApp, Target, render
+from orchestrator.steps import RemoveLink
 from orchestrator.systemd import UnitState
 from orchestrator.unit_folder import OwnedFile
 from tests.orchestrator.test_render import stack
