@@ -7,6 +7,7 @@ and its batch verified here. Processes are started only for full batches, and en
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,8 +33,9 @@ FLOOD: Final = 64
 THREADS: Final = 2
 """For all relays together."""
 
-PROCESSES: Final = 2
-"""Some 45 MB each while there is a flood; one keeps up with 5,000 events a second."""
+PROCESSES: Final = max(1, min(2, (os.cpu_count() or 2) - 1))
+"""One core is busy reading and storing; what two others verify is more than it can store. Some 45 MB each, while a flood
+lasts."""
 
 IDLE_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 30.0
