@@ -34,7 +34,7 @@ THREADS: Final = 2
 """For all relays together."""
 
 PROCESSES: Final = max(1, min(2, (os.cpu_count() or 2) - 1))
-"""One core is busy reading and storing; what two others verify is more than it can store. Some 45 MB each, while a flood
+"""One core is busy reading and storing; what two others verify is more than it can store. Some 45 MB each, while it
 lasts."""
 
 IDLE_SECONDS: Final = 10.0
