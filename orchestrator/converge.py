@@ -53,8 +53,11 @@ async def converge(
     started: set[str] = set()
     given_up: set[str] = set()
     aside = {box.service for box in want.app.containers if box.companion} if isinstance(want, Wanted) else set()
-    for _ in range(MAX_ROUNDS):
-        seen, first = first or await machine.look(services, whole=True, strict=True), None
+    for turn in range(MAX_ROUNDS):
+        # A step that changes images, networks, volumes or secrets raises when it did not work. What else happens to
+        # them meanwhile is for the next tick to see.
+        whole = turn == 0 or isinstance(want, Absent)
+        seen, first = first or await machine.look(services, whole=whole, strict=True), None
         steps = tuple(s for s in plan(want, seen) if not (isinstance(s, Start | Restart) and s.service in given_up))
         if not steps:
             return seen

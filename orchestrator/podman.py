@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -17,6 +18,7 @@ from orchestrator.faults import CommandFailed
 from orchestrator.links import LinkNetwork
 from orchestrator.process import Completed, run
 from orchestrator.quadlet.keys import OLDEST, Version, parse_version
+from orchestrator.together import all_of
 
 QUICK: Final = 30.0
 """Seconds for a question; Podman answers in a tenth of one unless the machine is overloaded or its state is broken."""
@@ -167,12 +169,14 @@ class RootlessPodman:
 
     async def inventory(self, prefix: str) -> Inventory:
         label = ("--filter", f"label=archy.prefix={prefix}", "--format", "json")
-        images = await self._json("images", "--all", "--digests", "--format", "json")
-        every = await self._json("network", "ls", "--format", "json")
+        images, every, volumes, secrets = await all_of(
+            partial(self._json, "images", "--all", "--digests", "--format", "json"),
+            partial(self._json, "network", "ls", "--format", "json"),
+            partial(self._json, "volume", "ls", *label),
+            # secret-ls(1) has no JSON form before 5.5
+            partial(self._ask, "secret", "ls", "--noheading", "--format", "{{.Name}}"),
+        )
         networks = [item for item in every if (item.get("labels") or {}).get("archy.prefix") == prefix]
-        volumes = await self._json("volume", "ls", *label)
-        # secret-ls(1) has no JSON form before 5.5
-        secrets = (await self._ask("secret", "ls", "--noheading", "--format", "{{.Name}}")).stdout.decode().split()
         return Inventory(
             tuple(seen for item in images for seen in _images(item, f"localhost/{prefix}/")),
             {
@@ -181,7 +185,7 @@ class RootlessPodman:
                 if "archy.link" not in (labels := item.get("labels") or {})
             },
             {item["Name"]: (item.get("Labels") or {}).get("archy.app", "") for item in volumes},
-            frozenset(name for name in secrets if name.startswith(f"{prefix}-")),
+            frozenset(name for name in secrets.stdout.decode().split() if name.startswith(f"{prefix}-")),
             {link.name: link for link in map(_link, networks) if link is not None},
             frozenset(str(subnet["subnet"]) for item in every for subnet in item.get("subnets") or ()),
         )
