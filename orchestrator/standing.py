@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from apps.names import AppName
@@ -27,7 +27,14 @@ class Standing:
 
     async def now(self) -> tuple[AppStatus, ...]:
         """Every app. When the machine does not answer, what was last known, marked stale."""
-        records = self._state.apps()
+        return await self._look_at(self._state.apps())
+
+    async def of(self, name: AppName) -> AppStatus:
+        """One app that is known. No other is asked for its health: a slow one must not delay the answer."""
+        [status] = await self._look_at([record for record in self._state.apps() if record.name == name])
+        return status
+
+    async def _look_at(self, records: Sequence[AppRecord]) -> tuple[AppStatus, ...]:
         if not records:
             return ()
         try:
@@ -42,10 +49,6 @@ class Standing:
             item = loaded[record.name]
             self._last[record.name.slug] = self._describe(record, item, statuses(item, seen, answers))
         return tuple(self._last[record.name.slug] for record in records)
-
-    async def of(self, name: AppName) -> AppStatus:
-        """One app that is known."""
-        return next(status for status in await self.now() if status.name == name)
 
     def forget(self, name: AppName) -> None:
         """The app is gone."""
