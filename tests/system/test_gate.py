@@ -1,4 +1,7 @@
-"""One round of the gate (`./run gate` plays five): every event for every app, on real systemd and Podman."""
+"""One round of the gate, as a test: every event for every app, on real systemd and Podman.
+
+It takes five minutes, so `./run test` and `./run lab` leave it to `./run gate`, which prints the matrix as it grows.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from tests.system.gate.rounds import EVENTS, Cell, play
 from tests.system.gate.stand import APPS, Stand
 
 
+@pytest.mark.gate
 @pytest.mark.timeout(600)  # it is a minute's work; the machine may have others to do
 def test_every_app_gets_through_one_round_of_the_gate(make_node: MakeNode) -> None:  # R-ST1, R-ST6, R-ST10, R-ST16
     cells: list[Cell] = []
