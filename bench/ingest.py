@@ -162,7 +162,7 @@ async def ours(url: str, folder: Path, *, store: bool) -> dict[str, float]:
         "cpu": spent() - cpu,
         "half_mib": (half[len(half) // 2] - before) / 2**20 if half else 0.0,
         "end_mib": (resident() - before) / 2**20,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": most_resident() / 2**20,
         "database_mib": (folder / "market.db").stat().st_size / 2**20,
     }
 
@@ -184,6 +184,12 @@ def spent() -> float:
 def resident() -> int:
     """Bytes (proc(5), statm)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def most_resident() -> int:
+    """Bytes at the most so far (proc(5), VmHWM; getrusage(2) would count what was before exec)."""
+    [line] = [one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 async def theirs(url: str, count: int) -> dict[str, float]:
