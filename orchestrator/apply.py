@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -96,6 +97,28 @@ def _subject(step: Step) -> str:
             return ""
 
 
+LINK_TRIES: Final = 4
+"""A look at the other app joins its container again once, with what was wanted when it began."""
+
+
+async def _remove_link(machine: Machine, network: str, containers: Iterable[str], *, kept: bool) -> None:
+    """Take these containers out of the network of two apps, and remove it. The other app is looked after at the same
+    time: who has joined again meanwhile is taken out again."""
+    for turn in range(LINK_TRIES):
+        for container in containers:
+            await machine.podman.disconnect(network, container)
+        if kept:
+            break
+        try:
+            await machine.podman.remove_network(network)
+            break
+        except CommandFailed:
+            seen = await machine.podman.containers(machine.prefix)
+            containers = [box.name for box in seen if network in box.networks]
+            if not containers or turn == LINK_TRIES - 1:
+                raise
+
+
 async def _take(machine: Machine, step: Step, source: Source | None, names: Names) -> None:
     match step:
         case WriteSecrets(labels):
@@ -116,10 +139,7 @@ async def _take(machine: Machine, step: Step, source: Source | None, names: Name
         case Connect(network_name, container, aliases):
             await machine.podman.connect(network_name, container, aliases)
         case RemoveLink(network_name, containers, kept):
-            for container in containers:
-                await machine.podman.disconnect(network_name, container)
-            if not kept:
-                await machine.podman.remove_network(network_name)
+            await _remove_link(machine, network_name, containers, kept=kept)
         case StopUnits(services, seconds):
             await machine.systemd.stop(services, seconds=seconds)
         case Start(service, seconds) | Restart(service, seconds):

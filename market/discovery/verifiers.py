@@ -33,8 +33,8 @@ THREADS: Final = 2
 """For all relays together."""
 
 PROCESSES: Final = 2
-"""What two verify is more than one core can read and store; on two cores the second of them still gains a third. Each has
-some 30 MB, while there is a flood."""
+"""What two verify is more than one core can read and store; on two cores the second of them still gains a third. Some
+30 MB each, while there is a flood."""
 
 IDLE_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 30.0

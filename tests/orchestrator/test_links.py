@@ -202,6 +202,30 @@ def test_uninstalling_the_dependant_leaves_no_trace_at_the_other(node: Node, tmp
     run(work)
 
 
+def test_a_look_at_the_other_app_in_the_middle_of_it_does_not_keep_their_network(node: Node, tmp_path: Path) -> None:
+    """Between taking the other app's container out and removing the network, a tick lets it join once more."""
+
+    class Calls(list[tuple[str, str]]):
+        joined = False
+
+        def append(self, call: tuple[str, str]) -> None:
+            super().append(call)
+            if call[0] == "remove_network" and call[1] in node.world.links and not self.joined:
+                self.joined = True
+                box(node, CHAIN).networks[call[1]] = frozenset()
+
+    async def work() -> None:
+        await node.orchestrator.install(chain(tmp_path))
+        await node.orchestrator.install(wallet(tmp_path))
+        node.world.calls = calls = Calls()
+        await node.orchestrator.uninstall(WALLET, purge=True)
+        assert calls.joined
+        assert not node.world.links
+        assert box(node, CHAIN).networks == {}
+
+    run(work)
+
+
 def test_a_failed_install_of_a_dependant_leaves_no_trace_at_the_other(node: Node, tmp_path: Path) -> None:
     bad = wallet(tmp_path)
     config = bad.manifest.containers["web"].image.platforms[0].config  # type: ignore[union-attr]
