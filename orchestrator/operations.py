@@ -14,6 +14,7 @@ from functools import partial
 
 import trio
 
+from apps.names import AppName
 from apps.problems import Problem, RolledBack, UsageProblem
 from orchestrator import guard
 from orchestrator.adoption import remembered_ports, remembered_settings, remembered_subnet
@@ -222,11 +223,7 @@ class Operations:
         except Problem as problem:
             choices.set_settings(name, before)
             await self._go_back(record)
-            raise RolledBack(
-                f"{name.id} did not do well with the new settings, the old ones are back: {problem.what}",
-                where=problem.where or name.id,
-                remedy=problem.remedy,
-            ) from problem
+            raise _taken_back(name, "new settings, the old ones are back", problem) from problem
 
     async def rotate(self, record: AppRecord, label: str) -> None:
         """Make a secret anew, tell what reads it, and forget the old value once the app is healthy with the new one.
@@ -251,11 +248,7 @@ class Operations:
         except Problem as problem:
             secrets.turn_back(name, label)
             await self._go_back(record)
-            raise RolledBack(
-                f"{name.id} did not do well with the new {label}, the old one is back: {problem.what}",
-                where=problem.where or name.id,
-                remedy=problem.remedy,
-            ) from problem
+            raise _taken_back(name, f"new {label}, the old one is back", problem) from problem
         if record.desired != "running":
             self._machine.derived.remove(name)  # they hold the old value, and are made again before the next start
         secrets.settle(name)
@@ -299,3 +292,12 @@ class Operations:
             log.warning("not proven", extra={"app": operation.name.slug, "problem": str(problem)})
             return False
         return True
+
+
+def _taken_back(name: AppName, change: str, problem: Problem) -> RolledBack:
+    """What its operator is told of a change that the app did not bear."""
+    return RolledBack(
+        f"{name.id} did not do well with the {change}: {problem.what}",
+        where=problem.where or name.id,
+        remedy=problem.remedy,
+    )

@@ -27,4 +27,6 @@ def recorded(fault: BaseException) -> Defect:
             file.writelines(traceback.format_exception(fault))
     except OSError as error:
         return Defect(what, remedy=f"please report it; its traceback could not be written ({error.strerror})")
-    return Defect(what, where=path, remedy="please report it with that file; nothing in it is secret but its messages")
+    return Defect(
+        what, where=path, remedy="please report it with that file; read it first, for messages can quote your data"
+    )

@@ -128,23 +128,20 @@ class Verifiers:
         return self._idle.pop() if self._idle else None
 
     async def _start(self) -> None:
-        argv = [sys.executable, "-m", "market.discovery.verifier"]
+        worker: _Worker | None = None
+        is_ready = False
         try:
-            process = await trio.lowlevel.open_process(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        except OSError:  # no memory, or no more processes: threads do it
-            self._count -= 1
-            return
-        worker = _Worker(process)
-        try:
+            worker = _Worker(await _open_process())
             await worker.ask(write_questions((), ()))  # it is ready when it has answered
-        except _Unusable:
-            self._count -= 1
-            await worker.end()
-        except BaseException:
-            self._count -= 1
-            await worker.end()
-            raise
-        else:
+            is_ready = True
+        except (OSError, _Unusable):
+            pass  # no memory, or no more processes: threads do it
+        finally:  # also when the context ends in the middle of it
+            if not is_ready:
+                self._count -= 1
+                if worker is not None:
+                    await worker.end()
+        if is_ready and worker is not None:
             self._ready += 1
             await self._keep(worker)
 
@@ -202,3 +199,11 @@ def _examine_here(index: Index, batch: Sequence[Candidate]) -> tuple[list[bool],
 def _ask_about(index: Index, batch: Sequence[Candidate]) -> tuple[list[bool], bytes]:
     new = index.unstored(batch)
     return new, write_questions([one.event for one in batch], new)
+
+
+async def _open_process() -> trio.Process:
+    """Raises OSError. What it may have to say on standard error is said again by the thread that does its batch."""
+    argv = [sys.executable, "-m", "market.discovery.verifier"]
+    return await trio.lowlevel.open_process(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )

@@ -6,7 +6,6 @@ Each test hands signed events to a real index and reads the outcome and what the
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,13 +19,12 @@ from market.discovery import (
     Outcome,
     Reason,
     refresh_head,
-    sign_attestation,
     sign_key_revocation,
     sign_revocation,
 )
 from market.discovery.events import event_id, sign_event
 from market.identity import Change, did_of, document_digest
-from market.model import AttestKind, FlagKind, Listing
+from market.model import FlagKind, Listing
 from tests.market.discovery.conftest import Clock
 from tests.market.discovery.publishers import NOW, NostrKey, Publisher, carried, from_relay
 
@@ -533,27 +531,7 @@ def test_a_relay_that_floods_pushes_out_only_what_itself_set_aside(
     assert offered(index, alice) == "1.0.0"
 
 
-# Votes
-
-
-def test_the_latest_vote_of_a_voter_counts_and_an_older_one_is_refused(
-    index: Index, alice: Publisher, mallory: Publisher
-) -> None:  # R-TR5
-    signed = alice.release()
-    index.ingest(from_relay(*alice.events(*signed.documents)))
-    published(index, mallory)
-    app = AppName(alice.did, "hello")
-    votes = [
-        sign_attestation(mallory.keyring, app, signed.digest, kind=AttestKind.REVIEWED, value=value, now=NOW)
-        for value in (10, -50)
-    ]
-    events = mallory.events(*votes)
-    assert index.ingest(from_relay(events[1], events[0])) == [
-        ACCEPTED,
-        Outcome(Fate.REFUSED, Reason.ROLLBACK, "1 after 2"),
-    ]
-    [vote] = index.evidence().attestations
-    assert (vote.voter, vote.app, vote.subject, vote.value) == (mallory.did, app, signed.digest, -50)
+# Lists, lag and unknown kinds
 
 
 def test_an_older_follow_list_does_not_replace_a_newer_one(index: Index) -> None:
@@ -587,25 +565,3 @@ def test_an_event_comes_back_out_exactly_as_it_was_signed(index: Index, alice: P
     index.ingest(from_relay(*events))
     stored = {event["id"]: msgspec.convert(event, Event) for event in index.events_of(AppName(alice.did, "hello"))}
     assert stored == {event.id: event for event in events}
-
-
-def test_a_crowd_of_voters_that_arrives_later_pushes_nobody_out(
-    index: Index, alice: Publisher, mallory: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # R-TR5
-    signed = alice.release()
-    index.ingest(from_relay(*alice.events(*signed.documents)))
-    app = AppName(alice.did, "hello")
-
-    def vote(voter: Publisher) -> None:
-        word = sign_attestation(voter.keyring, app, signed.digest, kind=AttestKind.REVIEWED, value=80, now=NOW)
-        index.ingest(from_relay(*voter.events(*voter.keyring.documents, word)))
-
-    vote(mallory)
-    crowd = [Publisher(tmp_path, f"fake{number}") for number in range(4)]
-    for fake in crowd:
-        vote(fake)
-    assert {one.voter for one in index.evidence().attestations} == {mallory.did, *(fake.did for fake in crowd)}
-    monkeypatch.setattr("market.discovery.reading.MAX_VOTES_READ", 2)
-    evidence = index.evidence()
-    assert [one.voter for one in evidence.attestations] == [mallory.did, crowd[0].did]
-    assert 3 in evidence.ignored.values()

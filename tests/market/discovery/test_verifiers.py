@@ -136,6 +136,19 @@ async def test_a_visit_that_is_cancelled_leaves_no_answer_for_the_next_one(index
     assert children() == []
 
 
+async def test_a_pass_that_ends_while_a_process_starts_takes_no_room_from_the_next_one(
+    index: Index, alice: Publisher
+) -> None:
+    batch, verifiers = flood(alice), Verifiers(processes=1)
+    for patience in (0.0, 0.001, 0.05):
+        async with verifiers.working():
+            await verifiers.examine(index, batch[:FLOOD])
+            await trio.sleep(patience)
+        assert children() == []
+    async with verifiers.working():
+        await busy(verifiers, index, batch)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
