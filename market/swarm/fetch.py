@@ -23,13 +23,14 @@ from market.model import BlobRef, Digest
 from market.swarm.bodies import Abort
 from market.swarm.errors import AllSourcesFailed, PublisherInconsistent, SourceFault
 from market.swarm.lanes import LANES, Lanes, sort_out
+from market.swarm.memory import Buffers
 from market.swarm.partial import Partial
 from market.swarm.pieces import PieceTable, list_length, ref_digest, single_piece, table_from_list
 from market.swarm.race import Race, Session, abortable
 from market.swarm.receive import Board
 from market.swarm.report import PROGRESS_SECONDS, FetchProgress, FetchReport, Pace, SourceReport
 from market.swarm.routes import Resolver
-from market.swarm.sinks import CHECKPOINT_BYTES, Buffers, MemorySink, PartialSink, Sink
+from market.swarm.sinks import CHECKPOINT_BYTES, MemorySink, PartialSink, Sink
 from market.swarm.sources import AddressPolicy, Source, SourceKind, parse_url
 from market.swarm.states import SourceState
 from market.swarm.store import Store

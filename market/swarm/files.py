@@ -8,6 +8,7 @@ from typing import Final
 
 from market.model import PIECE_SIZE, BlobRef
 from market.swarm.disk import told
+from market.swarm.memory import page_aligned
 from market.swarm.pieces import PieceHasher
 
 _READ: Final = 4 * PIECE_SIZE
@@ -24,8 +25,7 @@ def hash_file(path: Path) -> tuple[BlobRef, bytes | None]:
 
 def chunks(path: Path) -> Iterator[memoryview]:
     """A file's bytes; each view is good until the next. Raises StoreUnusable."""
-    buffer = bytearray(_READ)
-    view = memoryview(buffer)
+    view = page_aligned(_READ)
     with told(path), path.open("rb", buffering=0) as file:
-        while got := file.readinto(buffer):
+        while got := file.readinto(view):
             yield view[:got]

@@ -19,11 +19,12 @@ from market.model import Digest
 from market.swarm.answers import Redirected
 from market.swarm.bodies import Abort, AbortedByCaller
 from market.swarm.errors import BadAnswer, NotThere, RedirectRefused, SourceFault
+from market.swarm.memory import Buffers
 from market.swarm.pieces import Bitmap, DamagedBitmap
 from market.swarm.receive import Board, receive_span
 from market.swarm.report import SourceReport
 from market.swarm.routes import MAX_REDIRECTS, Resolver
-from market.swarm.sinks import Buffers, Sink
+from market.swarm.sinks import Sink
 from market.swarm.sources import Source, SourceKind, parse_url
 from market.swarm.states import Lease, Leave, Look, Wait
 from market.swarm.transport import Deadlines, HttpTransport, Route, Wanted

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from market.swarm.errors import FaultKind, PieceMismatch, SourceFault
+from market.swarm.memory import Buffers
 from market.swarm.pieces import PieceTable
 from market.swarm.report import MAX_FAULTS
 from market.swarm.schedule import Schedule
-from market.swarm.sinks import Buffers, Sink
+from market.swarm.sinks import Sink
 from market.swarm.sources import Source, SourceKind
 from market.swarm.states import Lease, Leave, Look, SourceState, Wait
 from market.swarm.transport import SpanReader
@@ -135,11 +136,11 @@ def receive_span(reader: SpanReader, board: Board, lease: Lease, offset: int, si
     """
     buffer = buffers.take()
     try:
-        if reader.whole and not _skip(reader, board, lease, offset, memoryview(buffer)):
+        if reader.whole and not _skip(reader, board, lease, offset, buffer):
             return
         while board.wants(lease):
             size = board.table.length(lease.next)
-            piece = memoryview(buffer)[:size]
+            piece = buffer[:size]
             if not _fill(reader, board, lease, piece):
                 return
             if not board.table.matches(lease.next, blake3(piece).digest()):

@@ -8,7 +8,6 @@ cut). Whatever ends one of the threads, the others are told and nobody waits for
 from __future__ import annotations
 
 import threading
-from collections import deque
 from queue import SimpleQueue
 from typing import Final, Protocol
 
@@ -16,6 +15,7 @@ import outcome
 from blake3 import blake3
 
 from market.errors import Problem
+from market.swarm.memory import Buffers
 from market.swarm.partial import Partial
 
 WRITE_AHEAD: Final = 8
@@ -33,27 +33,10 @@ class WriterDied(Problem):
     kind = "writer-died"
 
 
-class Buffers:
-    """Piece-sized buffers that are used again: a fresh one per piece costs more than the copy (malloc trimming)."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._free: deque[bytearray] = deque()
-
-    def take(self) -> bytearray:
-        try:
-            return self._free.pop()
-        except IndexError:
-            return bytearray(self._size)
-
-    def give_back(self, buffer: bytearray) -> None:
-        self._free.append(buffer)
-
-
 class Sink(Protocol):
     """Where verified pieces go. Called from several threads."""
 
-    def keep(self, index: int, buffer: bytearray, size: int) -> bytearray:
+    def keep(self, index: int, buffer: memoryview, size: int) -> memoryview:
         """Keep the first `size` bytes as a verified piece; it may come twice. Returns a buffer to go on with.
 
         Raises Problem when this machine can not.
@@ -66,8 +49,8 @@ class MemorySink:
     def __init__(self) -> None:
         self.data = b""
 
-    def keep(self, index: int, buffer: bytearray, size: int) -> bytearray:
-        self.data = bytes(memoryview(buffer)[:size])
+    def keep(self, index: int, buffer: memoryview, size: int) -> memoryview:
+        self.data = bytes(buffer[:size])
         return buffer
 
 
@@ -81,7 +64,7 @@ class PartialSink:
         self._partial = partial
         self._buffers = buffers
         self._checkpoint_bytes = checkpoint_bytes
-        self._waiting: SimpleQueue[tuple[int, bytearray, int] | None] = SimpleQueue()
+        self._waiting: SimpleQueue[tuple[int, memoryview, int] | None] = SimpleQueue()
         self._room = threading.Semaphore(WRITE_AHEAD)
         self._changed = threading.Condition()
         self._broken: Problem | None = None
@@ -90,7 +73,7 @@ class PartialSink:
         self._whole = blake3()
         self._next = 0
 
-    def keep(self, index: int, buffer: bytearray, size: int) -> bytearray:
+    def keep(self, index: int, buffer: memoryview, size: int) -> memoryview:
         self._room.acquire()
         if self._broken is not None:
             self._room.release()
@@ -104,7 +87,7 @@ class PartialSink:
         while (piece := self._waiting.get()) is not None:
             index, buffer, size = piece
             if self._broken is None:
-                result = outcome.capture(self._write, index, memoryview(buffer)[:size])
+                result = outcome.capture(self._write, index, buffer[:size])
                 # Nothing may end this thread: whoever waits for room would wait for ever.
                 if isinstance(result, outcome.Error) and not self._break(result.error):
                     defect = result

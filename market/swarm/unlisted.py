@@ -18,6 +18,7 @@ from market.model import PIECE_SIZE, BlobRef, Digest
 from market.swarm.answers import Redirected
 from market.swarm.bodies import Abort
 from market.swarm.errors import AllSourcesFailed, BadAnswer, PieceMismatch, RedirectRefused, SourceFault
+from market.swarm.memory import page_aligned
 from market.swarm.pieces import PieceHasher
 from market.swarm.race import abortable
 from market.swarm.report import PROGRESS_SECONDS, Pace
@@ -146,7 +147,7 @@ async def _from_one(
 def _keep(store: Store, digest: Digest, coming: _Coming, readinto: Callable[[memoryview], int]) -> BlobRef:
     """Write and hash what comes, to the end that was announced."""
     hasher = PieceHasher()
-    buffer = memoryview(bytearray(PIECE_SIZE))
+    buffer = page_aligned(PIECE_SIZE)
     with store.receiving() as receiving:
         while coming.done < coming.total:
             got = readinto(buffer[: min(len(buffer), coming.total - coming.done)])
