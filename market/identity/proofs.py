@@ -2,6 +2,9 @@
 
 Guarantees that a proof which verifies was made over exactly this document and these proof options, by the Ed25519 key
 that `verificationMethod` names. Whether that key *may* sign this type of document is `history`'s question.
+
+Signatures are verified by ZIP 215's rules, which leave no case open: every node accepts exactly the same ones. Keys are
+held to a stricter rule, see `_signing_key`.
 """
 
 from __future__ import annotations
@@ -10,11 +13,13 @@ import hashlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import base58
-from nacl.exceptions import BadSignatureError
-from nacl.signing import SigningKey, VerifyKey
+from ed25519_zebra import ed_verify
+from nacl.bindings import crypto_core_ed25519_is_valid_point
+from nacl.signing import SigningKey
 
 from market.errors import Refused
 from market.identity.canonical import canonical_bytes, unsigned_bytes, written_again
@@ -76,10 +81,8 @@ def verify_proof(document: Mapping[str, Any], unsigned: bytes | None = None) -> 
     elif unsigned is None:
         unsigned = unsigned_bytes(document)
     key = _signing_key(proof["verificationMethod"])
-    try:
-        VerifyKey(key).verify(_hash(unsigned, configuration), _signature(proof["proofValue"]))
-    except BadSignatureError as error:
-        raise BadProof("the signature is not over this document by this key") from error
+    if not ed_verify(_signature(proof["proofValue"]), _hash(unsigned, configuration), key):
+        raise BadProof("the signature is not over this document by this key")
     return key
 
 
@@ -105,7 +108,10 @@ def _check_context(document: object, proof: object) -> None:
         raise BadProof("the proof was made under another @context")
 
 
+@lru_cache(maxsize=4096)
 def _signing_key(method: str) -> bytes:
+    """The key's 32 raw bytes. It has to be a canonical point of the prime-order group: a point of small order would let
+    anybody sign in its name."""
     did, _, fragment = method.partition("#")
     try:
         key = decode_public(fragment)
@@ -113,6 +119,8 @@ def _signing_key(method: str) -> bytes:
         raise BadProof("verificationMethod names no Ed25519 key") from error
     if did != did_of(key):
         raise BadProof("verificationMethod is not of the form did:key:K#K")
+    if not crypto_core_ed25519_is_valid_point(key):
+        raise BadProof("verificationMethod names no point that an Ed25519 key can be")
     return key
 
 
