@@ -196,11 +196,19 @@ class Schedule:
         start = self._first_free(source)
         if start is None:
             return None
-        limit = self.table.count if source.whole_only else start + self._span_pieces(source)
+        to_the_end = source.whole_only or self._is_alone(source)
+        limit = self.table.count if to_the_end else start + self._span_pieces(source)
         end = start + 1
         while end < min(limit, self.table.count) and self._state[end] == _FREE and self._goes_on(source, start, end):
             end += 1
         return start, end
+
+    def _is_alone(self, source: SourceState) -> bool:
+        """Whether this is an origin and nobody else is there to share with: each request more would only cost time.
+
+        A lone peer goes on in spans: how fast the first of them came tells whether to ask it to compress the rest.
+        """
+        return source.kind is SourceKind.ORIGIN and all(other is source or other.hopeless for other in self.sources)
 
     def _first_free(self, source: SourceState) -> int | None:
         """In order for an origin and while every source has everything; else the rarest piece that the source has."""

@@ -391,3 +391,42 @@ def test_a_source_without_ranges_gets_all_that_is_free() -> None:
     lease = schedule.next(0, 0.0)
     assert isinstance(lease, Lease)
     assert (lease.start, lease.end) == (0, 100)
+
+
+def test_an_origin_that_is_alone_gets_all_that_is_free_in_one_request() -> None:
+    origin, peer = SourceState(SourceKind.ORIGIN, Quality(rate=8 * MIB)), SourceState(SourceKind.PEER, Quality())
+    schedule = Schedule(PieceTable(Digest("0" * 64), 100 * PIECE_SIZE, bytes(3200)), [origin, peer])
+    shared = schedule.next(0, 0.0)
+    assert isinstance(shared, Lease)
+    assert (shared.start, shared.end) == (0, 2)  # a quarter of a second: the peer may turn out to be good
+    lie = schedule.next(1, 0.0)
+    assert isinstance(lie, Lease)
+    schedule.failed(lie, FaultKind.CORRUPT, 0.0)
+    schedule.ended(shared, 0.0)
+    alone = schedule.next(0, 0.0)
+    assert isinstance(alone, Lease)
+    assert (alone.start, alone.end) == (0, 100)
+
+
+def test_a_peer_that_is_alone_goes_on_in_spans() -> None:  # the next one may be asked for with compression
+    peer = SourceState(SourceKind.PEER, Quality(rate=8 * MIB))
+    schedule = Schedule(PieceTable(Digest("0" * 64), 100 * PIECE_SIZE, bytes(3200)), [peer])
+    lease = schedule.next(0, 0.0)
+    assert isinstance(lease, Lease)
+    assert (lease.start, lease.end) == (0, 2)
+
+
+def test_a_peer_that_gets_the_blob_late_takes_the_end_of_what_the_origin_was_given_alone() -> None:
+    origin, late = SourceState(SourceKind.ORIGIN, Quality(rate=MIB)), SourceState(SourceKind.PEER, Quality(rate=MIB))
+    schedule = Schedule(PieceTable(Digest("0" * 64), 100 * PIECE_SIZE, bytes(3200)), [origin, late])
+    lacks = schedule.next(1, 0.0)
+    assert isinstance(lacks, Lease)
+    schedule.failed(lacks, FaultKind.LACKS, 0.0)
+    alone = schedule.next(0, 0.0)
+    assert isinstance(alone, Lease)
+    assert alone.end == 100
+    assert isinstance(schedule.next(1, 2.0), Look)
+    schedule.looked(1, bytes([1]) * 100, 2.0)
+    helped = schedule.next(1, 2.0)
+    assert isinstance(helped, Lease)
+    assert (helped.end, alone.end) == (100, helped.start)
