@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
+from apps.containerfile import NAME as CONTAINERFILE
 from apps.manifest_errors import ManifestError, ManifestProblem, from_pydantic
 from apps.manifest_parts import (
     Adopt,
@@ -86,9 +87,11 @@ class Manifest(Part):
         ]
         named = [derived.template for derived in self.derived_files]
         named += [hook.copy_from_host.src for hook in self.hooks.post_install if hook.copy_from_host is not None]
+        builds = [box.build for box in self.containers.values()] + [box.build for box in self.companions.values()]
+        named += [f"{build.context}/{CONTAINERFILE}" for build in builds if build is not None]
         missing += [
             ManifestError(f"files.{path}", "the file is named but not packed", "pack the app")
-            for path in named
+            for path in dict.fromkeys(named)
             if path not in self.files
         ]
         return tuple(missing)

@@ -15,6 +15,9 @@ from apps.manifest_values import parse_size
 
 Tree = Mapping[str, Any]
 
+MAX_BASES = 16
+"""Of one build: as many as a Containerfile has stages."""
+
 
 def _mapping(tree: Tree, key: str) -> dict[str, Tree]:
     value = tree.get(key)
@@ -54,6 +57,8 @@ def rules(tree: Tree) -> Iterator[ManifestError]:
         yield from _refers(companion, "serves", ("companions", name), containers, "container")
         if name in containers or name in ("network", "volume") or name.endswith(("-network", "-volume")):
             yield ManifestError(dotted(("companions", name)), "a name that is taken", "choose another name")
+    for name, box in {**companions, **containers}.items():
+        yield from _build(("containers" if name in containers else "companions", name), box, {*companions, *containers})
     yield from _cycle(containers)
     yield from _host_ports({**companions, **containers}, companions)
     yield from _exclusive(containers)
@@ -151,6 +156,19 @@ def _health(container: Tree, at: tuple[str | int, ...], health: Tree) -> Iterato
         port = check.get("port") if isinstance(check, Mapping) else None
         if isinstance(port, str) and not port.isdigit() and port not in ports:
             yield ManifestError(dotted((*at, kind, "port")), f"no port {port[:60]!a}", _choose(ports))
+
+
+def _build(at: tuple[str | int, ...], box: Tree, names: set[str]) -> Iterator[ManifestError]:
+    build = box.get("build")
+    if not isinstance(build, Mapping):
+        return
+    if f"{at[-1]}-build" in names:
+        # Quadlet calls the service of x.build x-build.service: a container x-build would take its place.
+        what = f"the name {at[-1]}-build is taken by another container"
+        yield ManifestError(dotted(at), what, "choose another name for one of them")
+    bases = build.get("bases")
+    if isinstance(bases, list) and len(bases) > MAX_BASES:
+        yield ManifestError(dotted((*at, "build", "bases")), f"{len(bases)} bases", f"at most {MAX_BASES}")
 
 
 def _cycle(containers: Mapping[str, Tree]) -> Iterator[ManifestError]:

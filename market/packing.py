@@ -18,6 +18,9 @@ from typing import Any, ClassVar, Final
 
 from blake3 import blake3
 
+from apps.builds import build_of, built_containers, own_images, read_build
+from apps.containerfile import Containerfile
+from apps.containerfile_text import MAX_BYTES
 from apps.images import MAX_MANIFEST_BYTES, ImageBlob, ImageIndex, image_containers
 from apps.manifest import Manifest, parse_manifest_json, parse_manifest_yaml
 from apps.manifest_parts import Container
@@ -98,6 +101,8 @@ def pack_app(folder: Path, images: Mapping[str, Path | Sequence[Path]], out: Pat
             body["files"] = files
         packed = parse_manifest_json(body, where=str(folder / MANIFEST_NAME))
         packed.require_packed(where=str(folder / MANIFEST_NAME))
+        for name, found in check_builds(folder, packed).items():
+            _check_bases(packed, name, found, where=str(folder / MANIFEST_NAME))
         raw = canonical_bytes(packed.canonical())
         if len(raw) > MAX_PACKED:
             raise TooLarge(
@@ -226,14 +231,41 @@ def _pack_files(folder: Path, manifest: Manifest, writer: _Writer) -> dict[str, 
     named = set(manifest.files)
     named |= {derived.template for derived in manifest.derived_files}
     named |= {hook.copy_from_host.src for hook in manifest.hooks.post_install if hook.copy_from_host is not None}
-    builds = [container.build for container in manifest.containers.values()]
-    builds += [companion.build for companion in manifest.companions.values()]
-    for build in builds:
-        if build is not None:
-            named.update(_context(folder, build.context))
+    for container in built_containers(manifest).values():
+        named.update(_context(folder, build_of(container).context))
     if len(named) > MAX_FILES:
         raise BadFile(f"{len(named)} files, more than {MAX_FILES}", where=str(folder), remedy="put them into an image")
     return {path: writer.add_copy(_inside(folder, path)).to_json() for path in sorted(named)}
+
+
+def check_builds(folder: Path, manifest: Manifest) -> dict[str, Containerfile]:
+    """What a node will say of each build, by container. Raises ContainerfileRefused, BadFile."""
+
+    def read(path: str) -> bytes:
+        file = _inside(folder, path)
+        if not file.is_file():
+            raise BadFile("no such file", where=str(file), remedy=f"a build context has a {Path(path).name}")
+        with file.open("rb") as opened:
+            return opened.read(MAX_BYTES + 1)
+
+    found = {}
+    for name, container in built_containers(manifest).items():
+        context = build_of(container).context
+        inside = [path.removeprefix(f"{context}/") for path in _context(folder, context)]
+        found[name] = read_build(manifest, name, read, context=inside, where=str(folder / MANIFEST_NAME))
+    return found
+
+
+def _check_bases(manifest: Manifest, name: str, found: Containerfile, *, where: str) -> None:
+    """A node looks for bases among the app's images for its own architecture; here any of them will do."""
+    arches = {p.arch for box in image_containers(manifest).values() if box.image for p in box.image.platforms}
+    known = {digest for arch in arches for digest in own_images(manifest, arch)}
+    if missing := [base for base in found.bases if base not in known]:
+        raise BadFile(
+            f"{name} is built from {missing[0]}, which is no image of this app",
+            where=where,
+            remedy=f"begin with scratch, or with one of: {', '.join(sorted(known)) or 'none, it has no image'}",
+        )
 
 
 def _context(folder: Path, context: str) -> Iterator[str]:

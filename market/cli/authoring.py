@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import click
 
+from apps.images import image_containers
 from apps.manifest import Manifest, parse_manifest_yaml
 from market.cli.options import json_option
 from market.cli.publishing import own_index, publish_documents, publishing_options
@@ -78,10 +79,12 @@ _FOLDER = click.argument("folder", type=click.Path(path_type=Path, exists=True))
 @json_option
 @click.pass_obj
 def app_validate(session: Session, folder: Path) -> None:
-    """Read a manifest strictly and report every error at once, each with its path and what would be right."""
+    """Read a manifest and its Containerfiles strictly; report every error at once, and what would be right."""
+    from market.packing import check_builds
     from orchestrator import unsupported
 
     manifest = _read_manifest(folder)
+    check_builds(folder if folder.is_dir() else folder.parent, manifest)
     later = [{"path": path, "message": message} for path, message, _ in unsupported(manifest)]
     session.show(
         {
@@ -148,7 +151,7 @@ def app_pack(session: Session, folder: Path, images: tuple[str, ...], out: Path)
     given = _given_images(images)
     manifest = _read_manifest(folder)
     with tempfile.TemporaryDirectory(prefix="archy-pack-") as temporary:
-        for name, container in manifest.containers.items():
+        for name, container in image_containers(manifest).items():
             if name not in given and container.image is not None:
                 given[name] = _saved_image(container.image.ref, Path(temporary) / name)
         packed = pack_app(folder, given, out)

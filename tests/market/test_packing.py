@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
+from apps.containerfile import ContainerfileRefused
 from apps.images import ImageIndex
 from apps.manifest import ManifestProblem, parse_manifest_json
 from market.errors import EnvironmentLacks, UsageProblem
@@ -251,6 +253,39 @@ def test_a_build_context_holds_files_and_folders_only(app: Path, layout: Path, t
     else:
         odd.symlink_to("/etc/passwd" if kind == "file link" else "/etc")
     assert "odd" in refused(BadFile, app, {"web": layout}, tmp_path / "out")
+
+
+def with_build(app: Path, containerfile: str, bases: str = "") -> None:
+    with_text(app, f"companions: {{ui: {{build: {{context: build/ui, bases: [{bases}]}}, serves: web}}}}\n")
+    (app / "build" / "ui").mkdir(parents=True)
+    (app / "build" / "ui" / "page").write_text("hello")
+    (app / "build" / "ui" / "Containerfile").write_text(containerfile)
+
+
+def test_a_containerfile_that_reaches_outside_is_told_to_its_author(app: Path, layout: Path, tmp_path: Path) -> None:
+    with_build(app, "FROM alpine\nADD https://example.com/x /x\nCOPY page missing /srv/\n")  # R-MF12
+    text = refused(ContainerfileRefused, app, {"web": layout}, tmp_path / "out")
+    assert "companions.ui.build" in text
+    for line in ("line 1: not a base pinned by digest", "line 2: ADD is not allowed", "line 3: 'missing' is not in"):
+        assert line in text
+
+
+def test_a_build_begins_with_an_image_of_its_own_app(app: Path, layout: Path, tmp_path: Path) -> None:  # R-MF12
+    other = f"sha256:{'a' * 64}"
+    with_build(app, f"FROM base@{other}\n", other)
+    assert "which is no image of this app" in refused(BadFile, app, {"web": layout}, tmp_path / "out")
+    entry = json.loads((layout / "index.json").read_bytes())["manifests"][0]
+    (app / "manifest.yml").write_text(MANIFEST)
+    shutil.rmtree(app / "build")
+    with_build(app, f"FROM base@{entry['digest']}\n", entry["digest"])
+    packed = pack_app(app, {"web": layout}, tmp_path / "out")
+    assert packed.manifest.companions["ui"].build is not None
+
+
+def test_a_context_without_a_containerfile_is_refused(app: Path, layout: Path, tmp_path: Path) -> None:
+    with_build(app, "")
+    (app / "build" / "ui" / "Containerfile").unlink()
+    assert "Containerfile" in refused(ManifestProblem, app, {"web": layout}, tmp_path / "out")
 
 
 def test_a_manifest_that_fits_no_release_is_refused(app: Path, layout: Path, tmp_path: Path) -> None:

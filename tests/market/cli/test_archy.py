@@ -44,6 +44,29 @@ def test_every_error_of_a_manifest_is_told_at_once_with_its_path(archy: Archy, t
     assert not archy.home.exists(), "validating made a home"
 
 
+BUILT_MANIFEST = """
+schema: 1
+id: built
+version: "1.0"
+title: Built
+containers:
+  web:
+    build: {context: build/web}
+"""
+
+
+def test_a_containerfile_that_no_node_would_build_is_told_with_its_lines(archy: Archy, tmp_path: Path) -> None:
+    (tmp_path / "manifest.yml").write_text(BUILT_MANIFEST)  # R-MF12
+    (tmp_path / "build" / "web").mkdir(parents=True)
+    (tmp_path / "build" / "web" / "Containerfile").write_text("FROM scratch\nADD http://x /\nRUN --network=host id\n")
+    answer = archy("app", "validate", str(tmp_path))
+    assert answer.code == 3
+    for told in ("containers.web.build", "line 2: ADD is not allowed", "line 3: RUN with '--network'"):
+        assert told in answer.err, answer.err
+    (tmp_path / "build" / "web" / "Containerfile").write_text("FROM scratch\nUSER 1000\n")
+    assert archy("app", "validate", str(tmp_path)).code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
