@@ -51,6 +51,11 @@ def has_room(db: sqlite3.Connection, document: Document, apps: dict[str, int]) -
         return True
     if db.execute("SELECT 1 FROM listings WHERE did = ? AND app = ?", (did, document.name)).fetchone():
         return True
+    return count_app(db, did, apps)
+
+
+def count_app(db: sqlite3.Connection, did: str, apps: dict[str, int]) -> bool:
+    """Whether an app that is not listed yet is within the bounds; then it is counted."""
     if did not in apps:
         (apps[did],) = db.execute("SELECT count(*) FROM listings WHERE did = ?", (did,)).fetchone()
     if apps[did] >= MAX_APPS:

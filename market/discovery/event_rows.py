@@ -38,21 +38,39 @@ def name_relays(db: sqlite3.Connection, urls: Iterable[str]) -> None:
     db.executemany("INSERT OR IGNORE INTO relay_urls (url) VALUES (?)", [(url,) for url in urls])
 
 
+INSERT_EVENT: Final = (
+    "INSERT OR IGNORE INTO events (number, id, pubkey, kind, created_at, tags, content, sig)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+"""One `event_row`."""
+
+INSERT_SHOWN: Final = "INSERT OR IGNORE INTO shown (event, relay) VALUES (?, ?)"
+"""The event's number and the relay's."""
+
+
+def event_row(event: Event, *, number: int | None = None, has_document: bool) -> tuple[object, ...]:
+    """`number` None: the next one. `has_document`: its content is the text of the one document that is stored under the
+    number, and is not stored a second time."""
+    tags = _ENCODER.encode(event.tags).decode()
+    content = None if has_document else event.content
+    return number, event.id, event.pubkey, event.kind, event.created_at, tags, content, event.sig
+
+
+def next_number(db: sqlite3.Connection) -> int:
+    """The number of the event that is stored next."""
+    row: tuple[int] = db.execute("SELECT coalesce(max(number), 0) + 1 FROM events").fetchone()
+    return row[0]
+
+
+def number_of_relay(db: sqlite3.Connection, url: str) -> int:
+    """The number of a relay that was named before."""
+    row: tuple[int] = db.execute("SELECT number FROM relay_urls WHERE url = ?", (url,)).fetchone()
+    return row[0]
+
+
 def store_event(db: sqlite3.Connection, event: Event, relay: str, *, has_document: bool = False) -> tuple[int, bool]:
-    """The event's number, and whether it is new. `has_document`: its content is the text of the one document that the
-    caller stores under this number, and is not stored a second time."""
-    cursor = db.execute(
-        "INSERT OR IGNORE INTO events (id, pubkey, kind, created_at, tags, content, sig) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            event.id,
-            event.pubkey,
-            event.kind,
-            event.created_at,
-            _ENCODER.encode(event.tags).decode(),
-            None if has_document else event.content,
-            event.sig,
-        ),
-    )
+    """The event's number, and whether it is new. `has_document` as in `event_row`."""
+    cursor = db.execute(INSERT_EVENT, event_row(event, has_document=has_document))
     is_new = cursor.rowcount == 1
     number = cursor.lastrowid if is_new else number_of_event(db, event.id)
     assert number is not None

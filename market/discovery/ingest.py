@@ -37,6 +37,7 @@ from market.discovery.documents import (
 )
 from market.discovery.events import AUTHOR_KINDS, DELETION_KIND, LIST_KINDS, Event, list_name
 from market.discovery.examination import Candidate, Verified, open_claim
+from market.discovery.newcomers import Newcomers
 from market.discovery.reasons import Fate, Outcome, Reason, Refusal, SetAside
 from market.discovery.rows import Publisher
 from market.identity.forms import IdentityEntry
@@ -91,11 +92,13 @@ class Writing:
     """Ids of this transaction's events; any of them may be stored by now."""
     _moved: list[str] = field(default_factory=list)
     _marks: rows.Marks = field(init=False)
+    _newcomers: Newcomers = field(init=False)
     _apps: dict[str, int] = field(default_factory=dict)
     """How many apps each publisher has, of those that were counted in this transaction."""
 
     def __post_init__(self) -> None:
         self._marks = rows.Marks(self.db)
+        self._newcomers = Newcomers(self.db, self._apps)
 
     def apply(self, batch: Sequence[Verified]) -> list[Outcome]:
         """The outcome of each, in order; then whatever waited for them."""
@@ -104,9 +107,14 @@ class Writing:
         self._stored.update(event_rows.known_events(self.db, [one.event.id for one in batch]))
         outcomes = []
         self._marks.look_up(one.claim.document for one in batch if isinstance(one.claim, Claim))
+        self._newcomers.meet(batch)
         for one in batch:
+            if not self._newcomers.expects(one):
+                self._newcomers.store()
+                self._newcomers.forget(one)
             outcomes.append(self._apply(one))
             self._stored.add(one.event.id)
+        self._newcomers.close()
         self.revisit()
         return outcomes
 
@@ -198,6 +206,9 @@ class Writing:
                     return Refusal(Reason.TOO_MANY, "the index is full").outcome
                 return self._accept_identity(claim, one, decision)
             case Accept():
+                if standing.mark is None and self._newcomers.take(one, decision.mark):
+                    self._marks.remember(claim.document, decision.mark)
+                    return Outcome(Fate.ACCEPTED)
                 if not bounds.has_room(self.db, claim.document, self._apps):
                     return Refusal(Reason.TOO_MANY, f"{claim.document.type}s of one publisher").outcome
                 return self._accept(claim, one, decision.mark, standing.mark)

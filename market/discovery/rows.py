@@ -7,9 +7,9 @@ the rules are in `checks`.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
@@ -97,11 +97,15 @@ class Marks:
             self._known[key] = load_mark(self._db, *key)
         return self._known[key]
 
+    def remember(self, document: Document, mark: Mark) -> None:
+        """It is, or will be, moved here by others."""
+        self._known[document.publisher, document.type, document.name] = mark
+
     def lift(self, document: Document, mark: Mark) -> None:
         """Move it forward; it never moves back."""
         before = self.of(document)
         if before is None or mark > before:
-            self._known[document.publisher, document.type, document.name] = mark
+            self.remember(document, mark)
             raise_mark(self._db, document.publisher, document.type, document.name, mark)
 
 
@@ -178,63 +182,56 @@ def load_mark(db: sqlite3.Connection, did: str, type_: str, name: str) -> Mark |
     return Mark(*row) if row else None
 
 
+RAISE_MARK: Final = (
+    "INSERT INTO marks VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET keys = excluded.keys, number = excluded.number"
+    " WHERE (excluded.keys, excluded.number) > (keys, number)"
+)
+"""DID, type, name, keys, number."""
+
+
 def raise_mark(db: sqlite3.Connection, did: str, type_: str, name: str, mark: Mark) -> None:
     """Move a high-water mark forward; it never moves back."""
-    db.execute(
-        "INSERT INTO marks VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET keys = excluded.keys, number = excluded.number"
-        " WHERE (excluded.keys, excluded.number) > (keys, number)",
-        (did, type_, name, mark.keys, mark.number),
-    )
+    db.execute(RAISE_MARK, (did, type_, name, mark.keys, mark.number))
+
+
+INSERT_DOCUMENT: Final = (
+    "INSERT OR IGNORE INTO documents"
+    " (digest, did, type, name, keys, number, version, channel, signer, made, event, body, proof_only)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+"""One `claim_row`."""
+
+
+def claim_row(claim: Claim, event: int, mark: Mark, *, proof_only: bool = False) -> tuple[object, ...]:
+    """`event` is the number of the event that carried it."""
+    body = claim.event.content.encode()
+    return _document_row(claim.document, claim.digest, claim.signer, event, body, mark, proof_only=proof_only)
 
 
 def store_document(db: sqlite3.Connection, claim: Claim, event: int, mark: Mark, *, proof_only: bool = False) -> bool:
-    """Whether it is new. `event` is the number of the event that carried it."""
-    return _insert_document(
-        db,
-        claim.document,
-        claim.digest,
-        claim.signer,
-        event,
-        claim.event.content.encode(),
-        mark,
-        proof_only=proof_only,
-    )
+    """Whether it is new."""
+    return db.execute(INSERT_DOCUMENT, claim_row(claim, event, mark, proof_only=proof_only)).rowcount == 1
 
 
-def _insert_document(
-    db: sqlite3.Connection,
-    document: Document,
-    digest: Digest,
-    signer: bytes,
-    event: int,
-    body: bytes,
-    mark: Mark,
-    *,
-    proof_only: bool,
-) -> bool:
+def _document_row(
+    document: Document, digest: Digest, signer: bytes, event: int, body: bytes, mark: Mark, *, proof_only: bool
+) -> tuple[object, ...]:
     version, channel = (document.version, document.channel) if isinstance(document, ReleaseDocument) else ("", "")
-    cursor = db.execute(
-        "INSERT OR IGNORE INTO documents"
-        " (digest, did, type, name, keys, number, version, channel, signer, made, event, body, proof_only)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            digest.hex,
-            document.publisher,
-            document.type,
-            document.name,
-            mark.keys,
-            mark.number,
-            version,
-            channel,
-            encode_public(signer),
-            document.made,
-            event,
-            body,
-            proof_only,
-        ),
+    return (
+        digest.hex,
+        document.publisher,
+        document.type,
+        document.name,
+        mark.keys,
+        mark.number,
+        version,
+        channel,
+        encode_public(signer),
+        document.made,
+        event,
+        body,
+        proof_only,
     )
-    return cursor.rowcount == 1
 
 
 def prune_older(db: sqlite3.Connection, document: Document, mark: Mark) -> None:
@@ -302,13 +299,11 @@ def store_proof(db: sqlite3.Connection, proof: Contradiction, event: int, keys: 
         number = number_of(half.document)
         mark = Mark(number if isinstance(half.document, IdentityEntry) else keys, number)
         content = canonical_bytes(half.body)
-        _insert_document(db, half.document, half.digest, half.signer, event, content, mark, proof_only=True)
-    db.execute(
-        "INSERT OR IGNORE INTO documents"
-        " (digest, did, type, name, keys, number, version, channel, signer, made, event, body, proof_only)"
-        " VALUES (?, ?, 'proof', 'proof', ?, 0, '', '', '', 0, ?, ?, 1)",
-        (proof.digest.hex, proof.publisher, keys, event, proof.event.content.encode()),
-    )
+        row = _document_row(half.document, half.digest, half.signer, event, content, mark, proof_only=True)
+        db.execute(INSERT_DOCUMENT, row)
+    body = proof.event.content.encode()
+    row = (proof.digest.hex, proof.publisher, "proof", "proof", keys, 0, "", "", "", 0, event, body, True)
+    db.execute(INSERT_DOCUMENT, row)
 
 
 def store_revocation(db: sqlite3.Connection, document: RevokeDocument, digest: Digest) -> None:
@@ -400,25 +395,44 @@ def ensure_listed(db: sqlite3.Connection, app: AppName) -> None:
 
 def list_manifest(db: sqlite3.Connection, app: AppName, manifest: ManifestDocument | None) -> None:
     """The texts of the newest manifest are what is searched."""
-    title, summary, categories, made = app.id, "", "", 0
-    if manifest is not None:
-        title, summary, made = manifest.title, manifest.summary, manifest.made
-        categories = " ".join(manifest.categories)
-    values = (made, title, f" {categories} ", app.publisher, app.id)
-    cursor = db.execute(
-        "INSERT OR IGNORE INTO listings (made, title, categories, did, app) VALUES (?, ?, ?, ?, ?)", values
-    )
-    number = cursor.lastrowid
-    if cursor.rowcount == 0:
-        (number,) = db.execute("SELECT id FROM listings WHERE did = ? AND app = ?", (app.publisher, app.id)).fetchone()
+    row = _listing_row(app, manifest)
+    found = db.execute("SELECT id FROM listings WHERE did = ? AND app = ?", (app.publisher, app.id)).fetchone()
+    if found is None:
+        number = db.execute(_INSERT_LISTING, (None, *row)).lastrowid
+    else:
+        (number,) = found
         db.execute(
-            "UPDATE listings SET made = max(made, ?), title = ?, categories = ? WHERE did = ? AND app = ?", values
+            "UPDATE listings SET made = max(made, ?), title = ?, categories = ? WHERE id = ?", (*row[:3], number)
         )
         db.execute("DELETE FROM listing_text WHERE rowid = ?", (number,))
-    db.execute(
-        "INSERT INTO listing_text (rowid, title, summary, categories, publisher, app) VALUES (?, ?, ?, ?, ?, ?)",
-        (number, title, summary, categories, key_text(app.publisher), app.id),
-    )
+    db.execute(_INSERT_TEXT, (number, *_text_row(app, manifest)))
+
+
+def list_new(db: sqlite3.Connection, manifests: Sequence[ManifestDocument]) -> None:
+    """The same for many apps of which none is listed."""
+    (first,) = db.execute("SELECT coalesce(max(id), 0) + 1 FROM listings").fetchone()
+    numbered = [(n, AppName(one.publisher, one.name), one) for n, one in enumerate(manifests, first)]
+    db.executemany(_INSERT_LISTING, [(number, *_listing_row(app, one)) for number, app, one in numbered])
+    db.executemany(_INSERT_TEXT, [(number, *_text_row(app, one)) for number, app, one in numbered])
+
+
+_INSERT_LISTING: Final = "INSERT INTO listings (id, made, title, categories, did, app) VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT_TEXT: Final = (
+    "INSERT INTO listing_text (rowid, title, summary, categories, publisher, app) VALUES (?, ?, ?, ?, ?, ?)"
+)
+
+
+def _listing_row(app: AppName, manifest: ManifestDocument | None) -> tuple[object, ...]:
+    if manifest is None:
+        return 0, app.id, "  ", app.publisher, app.id
+    return manifest.made, manifest.title, f" {' '.join(manifest.categories)} ", app.publisher, app.id
+
+
+def _text_row(app: AppName, manifest: ManifestDocument | None) -> tuple[object, ...]:
+    key = key_text(app.publisher)
+    if manifest is None:
+        return app.id, "", "", key, app.id
+    return manifest.title, manifest.summary, " ".join(manifest.categories), key, app.id
 
 
 def list_release(db: sqlite3.Connection, app: AppName, release: ReleaseDocument) -> None:
