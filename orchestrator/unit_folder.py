@@ -18,7 +18,7 @@ from orchestrator.secret_files import sync_folder
 
 MAX_UNIT: Final = 256 * 1024
 """Bytes; ours are a few KiB. A larger file is not ours."""
-SUFFIXES: Final = (".container", ".network", ".volume")
+SUFFIXES: Final = (".build", ".container", ".network", ".volume")
 
 
 @dataclass(frozen=True, slots=True)

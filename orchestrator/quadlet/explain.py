@@ -31,6 +31,10 @@ _ATTEMPTS: Final = (
     "five starts in 300 seconds, then it counts as failed; at one start in 10 seconds systemd's own limit never acts"
 )
 
+_CACHE: Final = "no step is taken from an image in the store: whoever publishes one writes what its steps claim to be"
+_BOUND: Final = "the node's own limit for every build, whatever it is a build of"
+_SAME: Final = "nothing of this machine or of the hour goes in: the same inputs give the same image"
+
 WHY: Final[Mapping[tuple[str, str], str]] = {
     ("Unit", "Description"): "what `systemctl --user status` and the journal call it",
     ("Unit", "StartLimitIntervalSec"): _ATTEMPTS,
@@ -78,6 +82,20 @@ WHY: Final[Mapping[tuple[str, str], str]] = {
     ("Volume", "VolumeName"): "its name at Podman: app, publisher and volume; an uninstall keeps it",
     ("Volume", "User"): "`owner`: who may write to it inside the container",
     ("Volume", "Group"): "`owner`: who may write to it inside the container",
+    ("Build", "ImageTag"): "its name, and the digest of all that goes in: other inputs never take its place",
+    ("Build", "File"): "the Containerfile as the node understood it, written anew for each build",
+    (
+        "Build",
+        "SetWorkingDirectory",
+    ): "`build.context`: a copy of its signed files and nothing else, made for each build",
+    ("Build", "Network"): "no build reaches a network: everything it reads is signed",
+    ("Build", "Pull"): "no registry is asked: a base is one of the app's own images, which the node has checked",
+    ("Build", "ForceRM"): "a build that fails leaves no half-made container behind",
+    ("BuildService", "TimeoutStartSec"): _BOUND,
+    ("BuildService", "MemoryMax"): _BOUND,
+    ("BuildService", "TasksMax"): _BOUND,
+    ("Service", "RemainAfterExit"): "builds when it is told to, and at no other time: the image is there at every boot",
+    ("Service", "CPUWeight"): "the apps that run come first",
     ("Install", "WantedBy"): "starts with the machine; a stopped app does without this file, so it stays stopped",
 }
 
@@ -89,6 +107,18 @@ _BY_VALUE: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("", "Label", "archy.network=", "digest of the app's network: a container of another network is started anew"),
     ("", "Label", "archy.spec=", "digest of what this unit means: whatever runs with another one is started anew"),
     ("Container", "ReadOnly", "false", "`security.read_only: false`: the program writes beside its volumes"),
+    ("Container", "Label", "archy.build=", "digest of all that its image is built of: other inputs, another container"),
+    ("Build", "Label", "archy.build=", "digest of all that goes in, in the image itself"),
+    ("Build", "PodmanArgs", "--no-cache", _CACHE),
+    ("Build", "PodmanArgs", "--layers", _CACHE),
+    ("Build", "PodmanArgs", "--timestamp", _SAME),
+    ("Build", "PodmanArgs", "--identity-label", _SAME),
+    ("Build", "PodmanArgs", "--http-proxy", _SAME),
+    ("Build", "PodmanArgs", "--no-hosts", _SAME),
+    ("Build", "PodmanArgs", "--no-hostname", _SAME),
+    ("Build", "PodmanArgs", "--format", _SAME),
+    ("Build", "PodmanArgs", "--cap", "commands of a build may set up files and change the user, and nothing else"),
+    ("Build", "PodmanArgs", "--security-opt", "no program of the build gets more rights than it was started with"),
     ("Network", "Options", "isolate=true", "neither reaches other apps' networks nor is reached from them"),
     ("Network", "Options", "no_default_route=1", "`permissions.internet: none`: no way out of this network"),
     ("Network", "DNS", "127.0.0.1", "`permissions.internet: none`: names are a way out too, so none from outside"),
@@ -99,12 +129,14 @@ _BY_VALUE: Final[tuple[tuple[str, str, str, str], ...]] = (
 def lines(text: str) -> tuple[Line, ...]:
     """Every line of a rendered unit with its reason."""
     owner, section, found = owner_of(text), "", []
+    builds = "\n[Build]\n" in text
     for line in text.splitlines():
         if line.startswith("[") and line.endswith("]"):
             section = line[1:-1]
         elif section and (parts := _parts(line)):
             key, value = parts
-            found.append(Line(section, key, value, _why(owner, section, key, value)))
+            why = WHY.get(("BuildService", key)) if builds and section == "Service" else None
+            found.append(Line(section, key, value, why or _why(owner, section, key, value)))
     return tuple(found)
 
 
@@ -141,7 +173,7 @@ def _why(owner: str, section: str, key: str, value: str) -> str:
         return (
             "`dependencies`: after the other app's container; only After=, for nothing may start what its user stopped"
         )
-    if key == "Network" and f"-{owner}.network" not in value:
+    if section == "Container" and key == "Network" and f"-{owner}.network" not in value:
         return "shared with one other app: a dependency, or one that depends on this app"
     if key == "Volume" and not value.partition(":")[0].endswith(".volume"):
         return "`derived_files`: a folder of files that the node renders, read-only inside"

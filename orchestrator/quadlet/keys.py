@@ -52,6 +52,10 @@ SINCE: Final[Mapping[str, Mapping[str, Version]]] = {
         ("DNS", "Gateway", "Internal", "Label", "NetworkName", "Options", "PodmanArgs", "Subnet"), OLDEST
     ),
     "Volume": dict.fromkeys(("Group", "Label", "PodmanArgs", "User", "VolumeName"), OLDEST),
+    "Build": dict.fromkeys(
+        ("File", "ForceRM", "ImageTag", "Label", "Network", "PodmanArgs", "Pull", "SetWorkingDirectory"),
+        (5, 2, 0),  # the first with .build units
+    ),
 }
 
 INSTEAD: Final[Mapping[str, str]] = {"AddHost": "--add-host", "NetworkAlias": "--network-alias"}

@@ -1,6 +1,7 @@
 """A manifest as the units that run it.
 
-Guarantees: the same input gives the same bytes; every image is pinned by digest with Pull=never (R-MF11); secrets
+Guarantees: the same input gives the same bytes; every image is pinned by digest with Pull=never (R-MF11), one
+that is to be built by a digest that no image has until it was built; secrets
 appear by name only; capabilities, new privileges and a writable root are off unless the manifest declares them
 (R-MF7); only keys that the installed Podman knows are written (R-MF9). Pure.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
@@ -22,6 +23,7 @@ from apps.manifest_values import parse_size
 from orchestrator.containers_conf import DEFAULT
 from orchestrator.links import Linked, LinkNetwork
 from orchestrator.names import Names, folder_of, slice_name
+from orchestrator.quadlet.build import UNBUILT, Built, RenderedBuild, build_unit, rendered_build
 from orchestrator.quadlet.keys import INSTEAD, Version, line
 from orchestrator.quadlet.text import Section, UnitFile, literal, word, words
 from orchestrator.subnets import gateway_of
@@ -49,6 +51,8 @@ class Target:
     """That of the app's network where the app has no internet; without one it does not reach the host either."""
     host: str = DEFAULT
     """The host's address inside containers."""
+    builds: str = "%h/.local/share/archy/apps/builds"
+    """Folder of what builds read, written like `derived`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class RenderedContainer:
     """Networks shared with other apps, and its names there; they are no part of the specification."""
     companion: bool = False
     """It serves the app, and the app is well without it."""
+    build: RenderedBuild | None = None
+    """How its image is built here; `image` names UNBUILT and `config` is empty until that was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,18 @@ class RenderedApp:
     def services(self) -> tuple[str, ...]:
         """Services of the containers, in start order."""
         return tuple(container.service for container in self.containers)
+
+    def with_built(self, built: Mapping[str, Built]) -> RenderedApp:
+        """The same app with its images pinned that were built, by `name:tag`; others stay as they are."""
+        files, containers = dict(self.files), []
+        for box in self.containers:
+            if box.build is not None and (done := built.get(box.build.tag)) is not None:
+                image = f"{box.build.name}@{done.digest}"
+                files[box.unit] = files[box.unit].replace(f"\nImage={box.image}\n", f"\nImage={image}\n", 1)
+                containers.append(replace(box, image=image, config=done.id))
+            else:
+                containers.append(box)
+        return replace(self, files=MappingProxyType(files), containers=tuple(containers))
 
 
 def render(manifest: Manifest, names: Names, target: Target, linked: Linked = NO_LINKS) -> RenderedApp:
@@ -137,6 +155,8 @@ def _render(question: _Question) -> RenderedApp:
         unit = _labelled(unit, "Container", f"archy.spec={spec}")
         units.append(unit)
         container = manifest.containers[label]
+        if (build := rendered_build(manifest, names, label, target.arch)) is not None:
+            units.append(build_unit(names, label, build, target.builds, target.prefix, target.podman))
         containers.append(
             RenderedContainer(
                 label,
@@ -144,12 +164,13 @@ def _render(question: _Question) -> RenderedApp:
                 names.service(label),
                 unit.name,
                 _image(names, label, container, target),
-                platform_for(container, target.arch).config,
+                "" if build else platform_for(container, target.arch).config,
                 spec,
                 container.stop_grace_secs,
                 start_timeout(container),
                 linked.joined.get(label, {}),
                 label in manifest.companions,
+                build,
             )
         )
         boot[f"{unit.name}.d/{BOOT_DROP_IN}"] = _boot(unit.name, names).text()
@@ -267,7 +288,8 @@ def _boot(unit: str, names: Names) -> UnitFile:
 
 
 def _image(names: Names, label: str, container: Container, target: Target) -> str:
-    return f"{names.image(label)}@{platform_for(container, target.arch).manifest}"
+    digest = UNBUILT if container.build is not None else platform_for(container, target.arch).manifest
+    return f"{names.image(label)}@{digest}"
 
 
 def _container(
@@ -281,6 +303,7 @@ def _container(
         *_labels(names),
         ("Label", f"archy.container={label}"),
         ("Label", f"archy.network={network_spec}"),
+        *_built(manifest, names, label, target),
         *_process(container),
         *_environment(manifest, label, container),
         *_networks(names, label, container, linked.joined.get(label, {})),
@@ -301,6 +324,12 @@ def _container(
         names.slug,
         (Section("Unit", tuple(unit)), Section("Container", checked), Section("Service", _service(container, target))),
     )
+
+
+def _built(manifest: Manifest, names: Names, label: str, target: Target) -> list[tuple[str, str]]:
+    """What the image is built of is part of what the container is; which bytes come out, is not known yet."""
+    build = rendered_build(manifest, names, label, target.arch)
+    return [] if build is None else [("Label", f"archy.build={build.inputs}")]
 
 
 def _process(container: Container) -> list[tuple[str, str]]:

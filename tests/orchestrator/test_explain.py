@@ -15,7 +15,7 @@ from orchestrator.quadlet.keys import SINCE, Version
 from orchestrator.quadlet.render import Target, render
 from orchestrator.quadlet.text import parse
 from tests.orchestrator.bundles import app_name
-from tests.orchestrator.test_render import NAMES, stack
+from tests.orchestrator.test_render import NAMES, built_stack, stack
 
 PROJECT = Path(__file__).parents[2]
 MANIFESTS = sorted([*PROJECT.glob("apps/*/manifest.yml"), *PROJECT.glob("tests/system/gate/apps/*/manifest.yml")])
@@ -80,6 +80,17 @@ def test_a_line_of_somebody_else_has_no_invented_reason() -> None:
     (line,) = lines("[Service]\nExecStart=/bin/sh\n")
     assert line.why == ""
     assert explain("[Service]\nExecStart=/bin/sh\n") == "[Service]\nExecStart=/bin/sh\n"
+
+
+def test_every_line_of_a_build_has_a_reason_of_its_own() -> None:
+    app = render(built_stack(), NAMES, Target("archy", (5, 4, 2), "amd64"))
+    text = app.files[f"{NAMES.container('web')}.build"]
+    assert [line for line in lines(text) if not line.why] == []
+    assert parse("x", explain(text)) == parse("x", text)
+    assert "no step is taken from an image in the store" in whys(text, "PodmanArgs")[0]
+    assert whys(text, "MemoryMax")[0] == "the node's own limit for every build, whatever it is a build of"
+    web = app.files[f"{NAMES.container('web')}.container"]
+    assert "digest of all that its image is built of: other inputs, another container" in whys(web, "Label")
 
 
 def test_derived_files_and_volumes_are_told_apart() -> None:

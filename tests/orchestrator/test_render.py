@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from apps.manifest import Manifest, parse_manifest_json
 from apps.problems import Problem, Refused
 from orchestrator.names import Names, service_of
 from orchestrator.preview import render_units
+from orchestrator.quadlet.build import Built
 from orchestrator.quadlet.keys import SINCE, Version, parse_version
-from orchestrator.quadlet.render import RenderedApp, Target, render
+from orchestrator.quadlet.render import RenderedApp, RenderedContainer, Target, render
 from orchestrator.quadlet.text import Section, UnitFile, keys_of, owner_of, parse, word
 from tests.orchestrator.bundles import app_name
 
@@ -79,6 +81,15 @@ def stack(**more: Any) -> Manifest:
     return parse_manifest_json(body | more, where="m")
 
 
+def built_stack(**more: Any) -> Manifest:
+    """A stack whose web is built, from a file of its own and the image of db."""
+    body = stack().canonical()
+    body["containers"]["web"] = {"build": {"context": "build/web", "bases": [f"sha256:{'2' * 64}"]}, "needs": ["db"]}
+    files = {"build/web/Containerfile": "1", "build/web/page": "2", "beside": "3"}
+    body["files"] = {path: {"blake3": digit * 64, "size": 9} for path, digit in files.items()}
+    return parse_manifest_json(body | {"settings": []} | more, where="m")
+
+
 def rendered(manifest: Manifest, podman: Version = (5, 4, 2)) -> RenderedApp:
     return render(manifest, NAMES, Target("archy", podman, "amd64"))
 
@@ -94,6 +105,7 @@ def everything(app: RenderedApp) -> str:
         ("stack", stack(), (5, 4, 2)),
         ("stack-5.0", stack(), (5, 0, 0)),
         ("outbound", stack(permissions={"internet": "outbound"}), (5, 4, 2)),
+        ("built", built_stack(), (5, 4, 2)),
     ],
 )
 def test_units_are_as_in_the_golden_files(name: str, manifest: Manifest, podman: Version) -> None:
@@ -130,16 +142,18 @@ def test_rendering_twice_gives_the_same_bytes_whatever_the_order_of_the_manifest
     assert everything(rendered(parse_manifest_json(turned, where="m"))) == everything(rendered(stack()))
 
 
-def test_what_is_printed_parses_back() -> None:
-    for name, text in {**rendered(stack()).files, **rendered(stack()).boot}.items():
+@pytest.mark.parametrize("manifest", [stack(), built_stack()], ids=["stack", "built"])
+def test_what_is_printed_parses_back(manifest: Manifest) -> None:
+    for name, text in {**rendered(manifest).files, **rendered(manifest).boot}.items():
         unit = parse(name, text)
         assert unit.text() == text
         assert owner_of(text) == NAMES.slug
 
 
-@pytest.mark.parametrize("podman", [(5, 0, 0), (5, 4, 2), (6, 0, 0)])
+@pytest.mark.parametrize("podman", [(5, 0, 0), (5, 2, 0), (5, 4, 2), (6, 0, 0)])
 def test_only_keys_that_this_podman_knows_are_written(podman: Version) -> None:  # R-MF9
-    for name, text in rendered(stack(), podman).files.items():
+    manifest = built_stack() if podman >= (5, 2, 0) else stack()
+    for name, text in rendered(manifest, podman).files.items():
         for section, key in keys_of(parse(name, text)):
             if section in SINCE:
                 assert SINCE[section][key] <= podman
@@ -177,13 +191,81 @@ def test_only_what_changed_gets_another_specification() -> None:  # R-ST19
 
 
 def test_no_two_units_make_one_service() -> None:
-    services = [service_of(name) for name in rendered(stack()).files]
+    services = [service_of(name) for name in rendered(built_stack()).files]
     assert len(services) == len(set(services))
 
 
 def test_an_image_for_another_architecture_is_refused() -> None:
     with pytest.raises(Refused, match="no image for riscv64"):
         render(stack(), NAMES, Target("archy", (5, 4, 2), "riscv64"))
+
+
+def test_a_podman_without_units_for_builds_is_refused_by_name() -> None:  # R-MF9
+    with pytest.raises(Refused, match=r"Podman 5\.1\.0 has no units for builds, 5\.2\.0 is needed"):
+        rendered(built_stack(), (5, 1, 0))
+
+
+BUILT = Built(f"sha256:{'7' * 64}", f"sha256:{'8' * 64}")
+
+
+def test_what_is_not_built_yet_is_pinned_to_a_digest_that_nothing_has() -> None:  # R-MF11
+    web = next(box for box in rendered(built_stack()).containers if box.label == "web")
+    assert (web.image, web.config) == (f"{NAMES.image('web')}@sha256:{'0' * 64}", "")
+
+
+def test_what_was_built_is_pinned_and_everything_else_stays_as_it_was() -> None:  # R-MF11, R-ST19
+    before = rendered(built_stack(), (5, 4, 2))
+    web = next(box for box in before.containers if box.label == "web")
+    assert web.build is not None
+    after = before.with_built({web.build.tag: BUILT, f"{NAMES.image('db')}:x": BUILT})
+    (changed,) = [name for name in before.files if before.files[name] != after.files[name]]
+    assert changed == web.unit
+    assert after.files[web.unit] == before.files[web.unit].replace("0" * 64, "7" * 64)
+    assert [(box.label, box.spec) for box in before.containers] == [(box.label, box.spec) for box in after.containers]
+    assert {box.label: box.config for box in after.containers}["web"] == BUILT.id
+    assert after.with_built({web.build.tag: BUILT}) == after
+    again = after.with_built({web.build.tag: replace(BUILT, digest=f"sha256:{'9' * 64}")})
+    assert parse("x", again.files[web.unit]).values("Container", "Image") == (
+        f"{NAMES.image('web')}@sha256:{'9' * 64}",
+    )
+
+
+def test_a_value_that_looks_like_the_pin_is_not_taken_for_it() -> None:
+    trap = f"Image={NAMES.image('web')}@sha256:{'0' * 64}"
+    body = built_stack().canonical()
+    body["containers"]["web"]["environment"] = {"A": trap}
+    body["title"] = trap[:60]
+    app = rendered(parse_manifest_json(body, where="m"))
+    web = next(box for box in app.containers if box.label == "web")
+    assert web.build is not None
+    unit = parse("x", app.with_built({web.build.tag: BUILT}).files[web.unit])
+    assert unit.values("Container", "Image") == (f"{NAMES.image('web')}@{BUILT.digest}",)
+    assert unit.values("Container", "Environment") == (f"A={trap}",)
+
+
+def test_another_byte_in_a_context_is_another_tag_and_another_container() -> None:  # R-ST19, R-MF12
+    def web(page: str) -> RenderedContainer:
+        body = built_stack().canonical()
+        body["files"]["build/web/page"]["blake3"] = page * 64
+        return next(box for box in rendered(parse_manifest_json(body, where="m")).containers if box.label == "web")
+
+    one, same, other = web("2"), web("2"), web("4")
+    assert one == same
+    assert one.build is not None
+    assert other.build is not None
+    assert one.build.tag != other.build.tag
+    assert one.spec != other.spec
+
+
+def test_a_build_has_no_network_no_registry_no_cache_and_an_end() -> None:  # R-MF12
+    app = rendered(built_stack())
+    unit = parse("x", app.files[f"{NAMES.container('web')}.build"])
+    assert unit.values("Build", "Network") == ("none",)
+    assert unit.values("Build", "Pull") == ("never",)
+    assert {"--no-cache", "--layers=false", "--cap-drop=all"} <= set(unit.values("Build", "PodmanArgs"))
+    assert unit.values("Service", "TimeoutStartSec") == ("900",)
+    assert unit.values("Service", "Slice") == ("archy-apps.slice",)
+    assert not any(name.startswith(f"{unit.name}.d") for name in app.boot), "a build starts with the machine"
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=30))  # type: ignore[arg-type]
