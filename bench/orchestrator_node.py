@@ -27,6 +27,7 @@ from market.discovery import open_index
 from market.node.home import Home
 from orchestrator import Bundle, Orchestrator, Settings, default_unit_dir, open_orchestrator
 from orchestrator.images import image_name
+from orchestrator.rounds import WHOLE_EVERY
 from tests.orchestrator.driver import web_bundle, web_container
 
 WORK: Final = Path.home() / "bench"
@@ -35,8 +36,6 @@ FIRST_PORT: Final = 21000
 STEM: Final = "benchhand"
 KEPT: Final = "localhost/benchhand/web:1"
 POLL: Final = 0.02
-WHOLE_EVERY: Final = 20
-"""As the engine: every so many ticks is a whole look."""
 BY_SIDE: Final = 4
 """Installations that run at the same time while the 50 apps are set up."""
 

@@ -23,6 +23,7 @@ from orchestrator.faults import CommandFailed, CommandTimedOut, Unhealthy, UnitR
 from orchestrator.images import check_layout, image_name, stage, verify_layers, write_index
 from orchestrator.machine import Machine
 from orchestrator.names import Names, service_of
+from orchestrator.quadlet.text import owner_of
 from orchestrator.steps import (
     Connect,
     CreateLink,
@@ -203,8 +204,10 @@ async def _write_units(machine: Machine, files: Mapping[str, str], removed: tupl
 
 async def dry_run(machine: Machine, files: Mapping[str, str]) -> None:
     """Let Quadlet's generator read the units from a folder aside. Raises UnitRefused."""
-    # A unit that refers to another file needs it beside it: the whole folder of ours is dry-run.
-    together = {name: file.text for name, file in machine.folder.read().items()} | dict(files)
+    # A unit that refers to another file needs it beside it, and refers to none of another app.
+    apps = {owner_of(text) for text in files.values()}
+    own = {name: file.text for name, file in machine.folder.read().items() if file.owner in apps}
+    together = own | dict(files)
     with _aside(machine) as folder:
         for name, text in together.items():
             path = folder / name
@@ -228,8 +231,7 @@ async def import_image(machine: Machine, container: str, image: str, source: Sou
     with _aside(machine) as folder:
         write_index(stage(layout, folder / "layout"), layout, name)
         await machine.podman.import_image(folder / "layout", name)
-    inventory = await machine.podman.inventory(machine.prefix)
-    found = [seen for seen in inventory.images if f"{seen.name}:{seen.tag}" == name]
+    found = [seen for seen in await machine.podman.images(machine.prefix) if f"{seen.name}:{seen.tag}" == name]
     if not any(f"{seen.name}@{seen.digest}" == image and seen.id == platform.config for seen in found):
         await machine.podman.remove_image(name)
         raise Refused(

@@ -25,6 +25,8 @@ MAX_ROUNDS = 5
 """Looks until an app must have settled; two suffice when nothing else interferes."""
 POLL = 0.25
 """Seconds between two health checks of an app that is being started."""
+FIRST_POLL = 0.02
+"""Seconds after the first of them; each pause is twice as long as the one before, up to `POLL`."""
 CRASHES = 3
 """Restarts by systemd after which a start is given up before its window ends."""
 
@@ -91,9 +93,14 @@ def _ends_at_once(service: str, names: Names) -> Unhealthy:
     )
 
 
-async def provide(machine: Machine, want: Wanted, source: Source, report: Report) -> Observed | None:
-    """Images and secrets: what can be prepared while the old generation runs. The look, unless it is out of date."""
-    seen = await machine.look(want.app.services, whole=True, strict=True)
+async def provide(
+    machine: Machine, want: Wanted, source: Source, report: Report, first: Observed | None = None
+) -> Observed | None:
+    """Images and secrets: what can be prepared while the old generation runs. The look, unless it is out of date.
+
+    `first` is a whole look after which nothing was changed.
+    """
+    seen = first or await machine.look(want.app.services, whole=True, strict=True)
     steps = [step for step in plan(want, seen) if isinstance(step, ImportImage | WriteSecrets)]
     for step in steps:
         _tell(source.names.app, step, report)
@@ -119,23 +126,30 @@ def statuses(loaded: Loaded, seen: Observed, answers: Mapping[str, str]) -> tupl
     return judge(loaded.manifest, loaded.app.names, seen.services or {}, containers, answers)
 
 
-async def wait_healthy(machine: Machine, loaded: Loaded, seconds: float) -> None:
-    """Raises Unhealthy when the window ends, or earlier when a container fails or crashes again and again."""
+async def wait_healthy(
+    machine: Machine, loaded: Loaded, seconds: float, first: Observed | None = None
+) -> tuple[ContainerStatus, ...]:
+    """How its containers are once all is well. `first` is a look that was made just now.
+
+    Raises Unhealthy when the window ends, or earlier when a container fails or crashes again and again.
+    """
     last: tuple[ContainerStatus, ...] = ()
     before: Mapping[str, int] | None = None
+    pause = FIRST_POLL
     with trio.move_on_after(seconds):
         while True:
-            seen = await machine.look(loaded.app.services, whole=False)
+            seen, first = first or await machine.look(loaded.app.services, whole=False), None
             if seen.services is not None and seen.containers is not None:
                 answers = await machine.prober.ask(checks(loaded.manifest, loaded.app.names))
                 last = statuses(loaded, seen, answers)
                 before = before or {status.name: status.restarts for status in last}
                 if ready(last):
-                    return
+                    return last
                 needed = [status for status in last if not status.companion]
                 if any(s.state == "failed" or s.restarts - before[s.name] >= CRASHES for s in needed):
                     break
-            await trio.sleep(POLL)
+            await trio.sleep(pause)
+            pause = min(pause * 2, POLL)
     bad = [status for status in last if not ready((status,))]
     said = "; ".join(f"{s.name} is {s.state}, {s.detail or f'health {s.health}'}" for s in bad)
     raise Unhealthy(

@@ -8,9 +8,9 @@ another (R-ST4). Every change goes through `plan`. It refuses to know where bund
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
@@ -22,29 +22,26 @@ from orchestrator.apply import take
 from orchestrator.bundle import Bundle
 from orchestrator.checkup import lost_secrets, orphaned, orphans_unknown
 from orchestrator.converge import Report, silent, wait_healthy
-from orchestrator.faults import Busy, Waiting
 from orchestrator.generations import Generations
-from orchestrator.healing import Healing
 from orchestrator.health import window
 from orchestrator.keeping import Keeper
 from orchestrator.links import StillNeeded
 from orchestrator.machine import Machine, Settings
-from orchestrator.operations import Operations
-from orchestrator.plan import Observed, plan, stop_seconds, unclaimed
+from orchestrator.operations import Operations, Proven
+from orchestrator.plan import Observed, stop_seconds, unclaimed
+from orchestrator.rounds import Rounds
 from orchestrator.standing import Standing
-from orchestrator.state import Operation, State
+from orchestrator.state import State
 from orchestrator.status import AppStatus, Finding, Progress, SettingStatus, setting_statuses
 from orchestrator.steps import StopUnits
-from orchestrator.triggers import Trigger
+from orchestrator.together import all_of
+from orchestrator.turns import Turns
 
 log = logging.getLogger(__name__)
 
-BACKOFF = (0, 10, 30, 60, 120, 300)
-"""Seconds to wait after so many failures in a row of one app; it starts at 0 again after a success."""
-QUIET = 0.5
-"""Seconds between a wake-up and the look: Podman tells one removal as several events."""
-WHOLE_EVERY = 20
-"""Every so many ticks images, networks, volumes and secrets are looked at too (10 minutes)."""
+FRESH = 10.0
+"""Seconds for which the look before an installation holds: what it found was verified in that time, and nothing of the
+app was changed."""
 
 
 class Orchestrator:
@@ -56,14 +53,12 @@ class Orchestrator:
         self._machine = machine
         self._generations = Generations(state, machine, arch)
         self._operations = Operations(settings, state, machine, self._generations, arch)
-        self._locks: dict[str, trio.Lock] = {}
-        self._operating: dict[str, str] = {}
-        self._wake = trio.Event()
-        self._keeper = Keeper(state, machine, self._generations, self._lock)
-        self._standing = Standing(state, machine, self._generations, self._operating)
-        self._failures: dict[str, tuple[int, float]] = {}
-        self._ticks = 0
-        self._healing = Healing(machine.care)
+        self._turns = Turns()
+        self._keeper = Keeper(state, machine, self._generations, self._turns.lock)
+        self._standing = Standing(state, machine, self._generations, self._turns.under_way)
+        self._rounds = Rounds(
+            state, machine, self._generations, self._operations, self._keeper, self._turns, settings.tick_seconds
+        )
 
     def installed(self) -> tuple[tuple[AppName, str, str], ...]:
         """(name, version, release digest) of every installed app, from the database."""
@@ -76,7 +71,7 @@ class Orchestrator:
 
     def wake(self) -> None:
         """Look now instead of at the next tick. Losing a wake-up is harmless (R-ST15)."""
-        self._wake.set()
+        self._rounds.wake()
 
     async def install(self, bundle: Bundle, *, report: Report = silent) -> AppStatus:
         """Install an app, or update it to the bundle's generation; return when it is healthy.
@@ -89,25 +84,31 @@ class Orchestrator:
         updating = known is not None and known.generation is not None
         async with self._operation(name, "updating" if updating else "installing"):
             report(Progress(name, "verify"))
-            await self._generations.podman(again=True)
-            seen = await self._machine.look((), whole=True, strict=True)
+            looked = trio.current_time()
+            _, seen = await all_of(
+                partial(self._generations.podman, again=True),
+                partial(self._machine.look, (), whole=True, strict=True),
+            )
             here = self._state.app(name) is None and is_here(name.slug, seen)
             if here and await self._take_back(bundle, seen, asked=True):
                 report(Progress(name, "health"))
                 loaded = await self._generations.load(self._generations.record(name))
-                await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
+                found = await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
             else:
-                await self._install_anew(bundle, seen, report)
-            self._failures.pop(name.slug, None)
+                loaded, found = await self._install_anew(bundle, seen, looked, report)
+            self._rounds.forgive(name)
         report(Progress(name, "done"))
-        return await self._standing.of(name)
+        return self._standing.told(name, loaded, found)
 
-    async def _install_anew(self, bundle: Bundle, seen: Observed, report: Report) -> None:
+    async def _install_anew(self, bundle: Bundle, seen: Observed, looked: float, report: Report) -> Proven:
         loaded = await self._operations.verify(bundle, seen)
         await self._keeper.wait_for(loaded.providers)
         operation = self._operations.begin(bundle, seen)
+        first = seen if trio.current_time() - looked < FRESH else None
         try:
-            await self._operations.carry_out(operation, report, lambda: self._keeper.bring_in(loaded.providers))
+            return await self._operations.carry_out(
+                operation, report, lambda: self._keeper.bring_in(loaded.providers), first
+            )
         except BaseException:
             self.wake()  # those that had joined a network with it leave it again
             raise
@@ -165,7 +166,7 @@ class Orchestrator:
                 guard.check_ports(own, self._generations.claims_of_others(name), self._machine.host.port_problem)
             await self._keeper.wait_for(loaded.providers)
             self._state.want(name, "running")
-            self._failures.pop(name.slug, None)
+            self._rounds.forgive(name)
             await self._keeper.make_so(record, loaded, running=True)
             await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
         return await self._standing.of(name)
@@ -192,7 +193,7 @@ class Orchestrator:
             await self._keeper.require_known(name)
             services = tuple(reversed(loaded.app.services))
             await take(self._machine, StopUnits(services, stop_seconds(loaded.app)), None, loaded.app.names)
-            self._failures.pop(name.slug, None)
+            self._rounds.forgive(name)
             await self._keeper.make_so(record, loaded, running=True)
             await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
         return await self._standing.of(name)
@@ -210,7 +211,7 @@ class Orchestrator:
             record = self._generations.record(name)
             await self._keeper.require_known(name)
             await self._operations.configure(record, values)
-            self._failures.pop(name.slug, None)
+            self._rounds.forgive(name)
         return self.settings(name)
 
     def secrets(self, name: AppName) -> Mapping[str, str]:
@@ -227,7 +228,7 @@ class Orchestrator:
             record = self._generations.record(name)
             await self._keeper.require_known(name)
             await self._operations.rotate(record, secret)
-            self._failures.pop(name.slug, None)
+            self._rounds.forgive(name)
         served = {link.dependant for link in self._state.choices.all_links() if link.provider == name}
         try:
             await self._keeper.bring_in({dependant.slug: dependant for dependant in sorted(served)})
@@ -248,7 +249,7 @@ class Orchestrator:
                     where=name.id,
                     remedy=f"uninstall {dependants[0].id} first, or: archy uninstall {name.id} --even-if-needed",
                 )
-            left = self._open(name)
+            left = self._state.open_operation(name)
             if left is not None and left.kind != "uninstall":
                 await self._operations.settle(left)
                 left = None
@@ -276,72 +277,23 @@ class Orchestrator:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Finish what a crash left, then keep reality as wanted until cancelled."""
-        async with trio.open_nursery() as nursery:
-            task_status.started()
-            for trigger in self._machine.triggers:
-                nursery.start_soon(self._listen, trigger)
-            while True:
-                self._wake = trio.Event()
-                try:
-                    await self.tick(nursery)
-                except Problem as problem:
-                    log.warning("a tick failed", extra={"problem": str(problem)})
-                with trio.move_on_after(self._settings.tick_seconds):
-                    await self._wake.wait()
-                    await trio.sleep(QUIET)  # one look for all that comes in a burst
+        await self._rounds.run(task_status=task_status)
 
     async def reconcile(self) -> None:
         """One look now, and everything that it starts, to its end."""
         async with trio.open_nursery() as nursery:
             await self.tick(nursery)
 
-    async def _listen(self, trigger: Trigger) -> None:
-        """The tick does without; a trigger that ends is tried again as seldom as that."""
-        while True:
-            try:
-                await trigger.listen(self.wake)
-            except Problem as problem:
-                log.warning("a trigger is lost", extra={"problem": str(problem)})
-            await trio.sleep(self._settings.tick_seconds)
-
     async def tick(self, nursery: trio.Nursery) -> None:
         """One look for all apps, and a task in the nursery for each that is not as wanted.
 
         Raises Problem when the database or Podman's version can not be read.
         """
-        whole = self._ticks % WHOLE_EVERY == 0
-        self._ticks += 1
-        pending = {operation.name for operation in self._state.open_operations()}
-        for name in pending:
-            self._mend(nursery, name)
-        records = [record for record in self._state.apps() if record.name not in pending]
-        loaded = {record.name: await self._generations.load(record) for record in records}
-        services = [service for item in loaded.values() for service in item.app.services]
-        # What a brief look leaves out (a unit that waits for a reload) is left by a step that failed, or by a crash,
-        # and a process begins with a whole look.
-        seen = await self._machine.look(services, whole=whole, brief=not whole and not self._failures)
-        await self._heal(seen, deep=whole)
-        for record in records:
-            running = record.desired == "running"
-            if self._generations.ailing(record):
-                self._mend(nursery, record.name)
-                continue
-            if whole and not self._lock(record.name).locked():
-                self._machine.secrets.settle(record.name)  # what a crash in a rotation left
-            try:
-                want = await self._generations.wanted(record.name, loaded[record.name], running=running)
-                steps = plan(want, seen)
-            except Problem:  # told and counted where it is mended; it is this app's alone (R-ST4)
-                self._mend(nursery, record.name)
-                continue
-            if steps:
-                self._mend(nursery, record.name)
-            elif seen.services is not None:
-                self._failures.pop(record.name.slug, None)
+        await self._rounds.tick(nursery)
 
     def findings(self) -> tuple[Finding, ...]:
         """What is wrong with Podman's own state and could not be mended, and what was mended (R-FM6)."""
-        return self._healing.findings()
+        return self._rounds.findings()
 
     async def checkup(self) -> tuple[Finding, ...]:
         """`findings`, secrets that are lost, and every unit and container of this node without an app (R-ST7)."""
@@ -361,55 +313,10 @@ class Orchestrator:
                 found.append(Finding("releases", False, problem.what, problem.remedy))
         return tuple(found)
 
-    async def _heal(self, seen: Observed, *, deep: bool) -> None:
-        answered = seen.containers is not None
-        alive = any(container.state == "running" for container in seen.containers or ())
-        if (alive or not answered) and await self._healing.round(
-            answered=answered, deep=deep, stop_apps=self._keeper.stop_running
-        ):
-            self.wake()
-
-    def _mend(self, nursery: trio.Nursery, name: AppName) -> None:
-        _, not_before = self._failures.get(name.slug, (0, -math.inf))
-        if name.slug not in self._operating and trio.current_time() >= not_before:
-            nursery.start_soon(self._mend_one, name)
-
-    async def _mend_one(self, name: AppName) -> None:
-        lock = self._lock(name)
-        if lock.locked():
-            return
-        async with lock:
-            try:
-                if (left := self._open(name)) is not None:
-                    await self._operations.settle(left)
-                record = self._state.app(name)
-                if record is not None and record.generation is not None:
-                    loaded = await self._generations.load(record)
-                    await self._keeper.make_so(record, loaded, running=record.desired == "running")
-            except Waiting as problem:
-                log.info("an app waits", extra={"app": name.slug, "problem": str(problem)})
-            except Problem as problem:
-                count = self._failures.get(name.slug, (0, 0.0))[0] + 1
-                wait = BACKOFF[min(count, len(BACKOFF) - 1)]
-                self._failures[name.slug] = (count, trio.current_time() + wait)
-                log.warning("an app is not as wanted", extra={"app": name.slug, "problem": str(problem)})
-
     @asynccontextmanager
     async def _operation(self, name: AppName, what: str, *, settle: bool = True) -> AsyncIterator[None]:
-        """One operation of a user at a time; a mending tick is waited for, and a cut off operation finished first."""
-        if (other := self._operating.get(name.slug)) is not None:
-            raise Busy(f"{name.id} is {other}", where=str(name), remedy="wait for that to end")
-        self._operating[name.slug] = what
-        try:
-            async with self._lock(name):
-                if settle and (left := self._open(name)) is not None:
-                    await self._operations.settle(left)
-                yield
-        finally:
-            del self._operating[name.slug]
-
-    def _lock(self, name: AppName) -> trio.Lock:
-        return self._locks.setdefault(name.slug, trio.Lock())
-
-    def _open(self, name: AppName) -> Operation | None:
-        return next((op for op in self._state.open_operations() if op.name == name), None)
+        """One operation of a user at a time; one that was cut off is finished first."""
+        async with self._turns.operation(name, what), self._machine.podman.at_hand():
+            if settle and (left := self._state.open_operation(name)) is not None:
+                await self._operations.settle(left)
+            yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,7 @@ class Machine:
         async def inventory() -> None:
             seen.inventory = await self.podman.inventory(self.prefix)
 
-        async with trio.open_nursery() as nursery:
+        async with self.podman.at_hand() if whole else nullcontext(), trio.open_nursery() as nursery:
             for ask in (units, containers, *((inventory,) if whole else ())):
                 nursery.start_soon(_or_unknown, ask, seen)
         if strict and seen.problem is not None:

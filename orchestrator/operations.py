@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import TypeAlias
 
 import trio
 
@@ -22,7 +23,7 @@ from orchestrator.apply import dry_run, take
 from orchestrator.bundle import Bundle
 from orchestrator.converge import Report, converge, provide, silent, wait_healthy
 from orchestrator.generations import Generations, Loaded
-from orchestrator.health import window
+from orchestrator.health import ContainerStatus, window
 from orchestrator.hooks import run_hooks
 from orchestrator.images import verify_layers
 from orchestrator.machine import Machine, Settings
@@ -38,6 +39,8 @@ from orchestrator.unit_folder import OwnedFile
 
 log = logging.getLogger(__name__)
 
+Proven: TypeAlias = tuple[Loaded, tuple[ContainerStatus, ...]]
+"""A generation, and its containers as they were when all was well."""
 NOTHING = Inventory((), {}, {}, frozenset())
 UNDO_SECONDS = 120
 """What an undo may take when its caller was cancelled; the journal finishes the rest at the next start."""
@@ -63,7 +66,8 @@ class Operations:
         require_supported(manifest, podman=".".join(map(str, podman)), where=bundle.name.id)
         for layout in guard.check_images(bundle, self._arch):
             await trio.to_thread.run_sync(partial(verify_layers, layout, where=bundle.name.id))
-        lost = await restore_secrets(self._machine, self._generations.names(bundle.name), manifest)
+        held = seen.inventory.secrets if seen.inventory is not None else None
+        lost = await restore_secrets(self._machine, self._generations.names(bundle.name), manifest, held)
         if gone := tuple(name for name in lost if name in self._machine.secrets.known(bundle.name)):
             raise lost_for_good(bundle.name.id, gone)
         free = self._machine.host.free_bytes(self._settings.data_dir)
@@ -76,7 +80,7 @@ class Operations:
         self._generations.refuse_breaking(bundle.name, loaded.manifest)
         unknown = {secret.name: "0" * 32 for secret in manifest.generated_secrets}
         self._generations.derived(bundle.name, loaded, unknown)  # templates are tried before anything changes
-        await dry_run(self._machine, loaded.app.files)
+        await dry_run(self._machine, {**loaded.app.files, **loaded.app.boot})
         return loaded
 
     def begin(self, bundle: Bundle, seen: Observed) -> Operation:
@@ -126,10 +130,13 @@ class Operations:
             providers=loaded.providers,
         )
 
-    async def carry_out(self, operation: Operation, report: Report, join: Callable[[], Awaitable[None]]) -> None:
-        """From the journal entry to the commit; `join` lets others join the networks they share with the app.
+    async def carry_out(
+        self, operation: Operation, report: Report, join: Callable[[], Awaitable[None]], first: Observed | None
+    ) -> Proven:
+        """From the journal entry to the commit: what holds now, and how it is.
 
-        Raises RolledBack after an update that failed, else Problem.
+        `join` lets others join the networks they share with the app; `first` is a whole look after which nothing was
+        changed. Raises RolledBack after an update that failed, else Problem.
         """
         update = operation.kind == "update"
         try:
@@ -138,14 +145,14 @@ class Operations:
             for secret in loaded.manifest.generated_secrets:
                 self._machine.secrets.ensure(operation.name, secret)
             want = await self._generations.wanted(operation.name, loaded, running=True)
-            seen = await provide(self._machine, want, loaded.source, report)
+            seen = await provide(self._machine, want, loaded.source, report, first)
             self._state.advance(operation, OpState.SWITCHING)
             await join()
             alone = not loaded.providers  # nobody has joined a network in between
-            await converge(self._machine, want, loaded.source, report, first=seen if alone else None)
+            seen = await converge(self._machine, want, loaded.source, report, first=seen if alone else None)
             self._state.advance(operation, OpState.VERIFYING)
             report(Progress(operation.name, "health"))
-            await wait_healthy(self._machine, loaded, window(loaded.manifest, update=update))
+            found = await wait_healthy(self._machine, loaded, window(loaded.manifest, update=update), seen)
             if not update:
                 await run_hooks(self._machine, loaded.source)
                 self._state.choices.mark_hooks(operation.name)
@@ -162,6 +169,7 @@ class Operations:
         self._state.commit(operation)
         if update:
             await self._collect(operation, loaded)
+        return loaded, found
 
     async def _collect(self, operation: Operation, loaded: Loaded) -> None:
         """Remove images of forgotten generations. The operation has succeeded already."""

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
+from urllib.parse import quote
 
 from apps.problems import EnvironmentLacks, Problem
 from orchestrator.faults import CommandFailed
 from orchestrator.links import LinkNetwork
+from orchestrator.podman_service import PodmanService
 from orchestrator.process import Completed, run
 from orchestrator.quadlet.keys import OLDEST, Version, parse_version
 from orchestrator.together import all_of
@@ -74,6 +77,10 @@ class Inventory:
 class Podman(Protocol):
     """The calls that the orchestrator makes."""
 
+    def at_hand(self) -> AbstractAsyncContextManager[None]:
+        """Several questions are to come: inside, they cost less."""
+        ...
+
     async def version(self) -> Version:
         """Raises EnvironmentLacks without Podman, or with one that is too old."""
         ...
@@ -84,6 +91,10 @@ class Podman(Protocol):
 
     async def inventory(self, prefix: str) -> Inventory:
         """Everything else of the node."""
+        ...
+
+    async def images(self, prefix: str) -> tuple[ImageSeen, ...]:
+        """The node's images alone."""
         ...
 
     async def import_image(self, layout: Path, name: str) -> None:
@@ -150,10 +161,18 @@ class Podman(Protocol):
 class RootlessPodman:
     """The real one."""
 
+    def __init__(self) -> None:
+        self._service = PodmanService()
+
+    def at_hand(self) -> AbstractAsyncContextManager[None]:
+        return self._service.at_hand()
+
     async def version(self) -> Version:
-        done = await self._ask("version", "--format", "{{.Client.Version}}")
+        said = await self._service.version()
+        if said is None:
+            said = (await self._ask("version", "--format", "{{.Client.Version}}")).stdout.decode()
         try:
-            found = parse_version(done.stdout.decode().strip())
+            found = parse_version(said.strip())
         except ValueError as error:
             raise Problem("podman does not tell its version", remedy="podman version") from error
         if found < OLDEST:
@@ -164,31 +183,42 @@ class RootlessPodman:
         return found
 
     async def containers(self, prefix: str) -> tuple[ContainerSeen, ...]:
-        listed = await self._json("ps", "--all", "--filter", f"label=archy.prefix={prefix}", "--format", "json")
+        path = f"/containers/json?all=true&{_labelled(prefix)}"
+        listed = await self._list(path, "ps", "--all", "--filter", f"label=archy.prefix={prefix}", "--format", "json")
         return tuple(_container(item) for item in listed)
 
     async def inventory(self, prefix: str) -> Inventory:
         label = ("--filter", f"label=archy.prefix={prefix}", "--format", "json")
         images, every, volumes, secrets = await all_of(
-            partial(self._json, "images", "--all", "--digests", "--format", "json"),
-            partial(self._json, "network", "ls", "--format", "json"),
-            partial(self._json, "volume", "ls", *label),
-            # secret-ls(1) has no JSON form before 5.5
-            partial(self._ask, "secret", "ls", "--noheading", "--format", "{{.Name}}"),
+            partial(self.images, prefix),
+            partial(self._list, "/networks/json", "network", "ls", "--format", "json"),
+            partial(self._list, f"/volumes/json?{_labelled(prefix)}", "volume", "ls", *label),
+            self._secret_names,
         )
         networks = [item for item in every if (item.get("labels") or {}).get("archy.prefix") == prefix]
         return Inventory(
-            tuple(seen for item in images for seen in _images(item, f"localhost/{prefix}/")),
+            images,
             {
                 item["name"]: labels.get("archy.spec", "")
                 for item in networks
                 if "archy.link" not in (labels := item.get("labels") or {})
             },
             {item["Name"]: (item.get("Labels") or {}).get("archy.app", "") for item in volumes},
-            frozenset(name for name in secrets.stdout.decode().split() if name.startswith(f"{prefix}-")),
+            frozenset(name for name in secrets if name.startswith(f"{prefix}-")),
             {link.name: link for link in map(_link, networks) if link is not None},
             frozenset(str(subnet["subnet"]) for item in every for subnet in item.get("subnets") or ()),
         )
+
+    async def images(self, prefix: str) -> tuple[ImageSeen, ...]:
+        listed = await self._list("/images/json?all=true", "images", "--all", "--digests", "--format", "json")
+        return tuple(seen for item in listed for seen in _images(item, f"localhost/{prefix}/"))
+
+    async def _secret_names(self) -> list[str]:
+        if (listed := await self._service_list("/secrets/json")) is not None:
+            return [str(item["Spec"]["Name"]) for item in listed]
+        # secret-ls(1) has no JSON form before 5.5
+        done = await self._ask("secret", "ls", "--noheading", "--format", "{{.Name}}")
+        return done.stdout.decode().split()
 
     async def import_image(self, layout: Path, name: str) -> None:
         await self._ask("pull", "--quiet", f"oci:{layout}:{name}", seconds=IMPORT)
@@ -265,16 +295,27 @@ class RootlessPodman:
     async def addresses(self, names: Sequence[str]) -> Mapping[str, str]:
         if not names:
             return {}
+        ready = [await self._service.ask(f"/containers/{name}/json") for name in names]
+        if None not in ready:
+            return dict(filter(None, (_address(json.loads(raw or b"{}")) for raw in ready)))
         argv = ("podman", "inspect", "--type", "container", *names)
         done = await run(argv, seconds=QUICK)
         if done.code != 0 and "no such" not in done.stderr:  # one that is gone hides the others from nobody (R-ST4)
             done.checked()
-        found = {}
-        for item in _listed(done):
-            for network in (item.get("NetworkSettings", {}).get("Networks") or {}).values():
-                if network.get("IPAddress"):
-                    found[item["Name"]] = str(network["IPAddress"])
-        return found
+        return dict(filter(None, map(_address, _listed(done))))
+
+    async def _list(self, path: str, *argv: str) -> list[Any]:
+        """What the service says under a path, or else the program."""
+        ready = await self._service_list(path)
+        return await self._json(*argv) if ready is None else ready
+
+    async def _service_list(self, path: str) -> list[Any] | None:
+        raw = await self._service.ask(path)
+        try:
+            body = None if raw is None else json.loads(raw)
+        except ValueError:
+            return None
+        return body if isinstance(body, list) else None
 
     async def _json(self, *argv: str) -> list[Any]:
         return _listed(await self._ask(*argv))
@@ -298,12 +339,24 @@ def _listed(done: Completed) -> list[Any]:
     return body if isinstance(body, list) else []
 
 
+def _labelled(prefix: str) -> str:
+    return "filters=" + quote(json.dumps({"label": [f"archy.prefix={prefix}"]}))
+
+
+def _address(item: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(container, its last address) of an inspected container."""
+    networks = (item.get("NetworkSettings", {}).get("Networks") or {}).values()
+    found = [str(network["IPAddress"]) for network in networks if network.get("IPAddress")]
+    return (str(item["Name"]), found[-1]) if found else None
+
+
 _ABSENT_OR_USED: Final = ("no such", "not found", "image is in use", "image used by")
 
 
 def _container(item: Mapping[str, Any]) -> ContainerSeen:
-    status = str(item.get("Status", ""))
-    health = next((word for word in ("unhealthy", "healthy", "starting") if f"({word})" in status), "")
+    status = str(item.get("Status", ""))  # "Up 3 seconds (healthy)" from the program, "healthy" from the service
+    words = ("unhealthy", "healthy", "starting")
+    health = next((word for word in words if word == status or f"({word})" in status), "")
     return ContainerSeen(
         str((item.get("Names") or [""])[0]),
         str(item.get("Id", "")),

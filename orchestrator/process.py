@@ -51,17 +51,8 @@ async def run(
     limit: int = MAX_OUTPUT,
 ) -> Completed:
     """Run a program to its end. Raises CommandMissing, CommandTimedOut, OutputTooLong; never for an exit code."""
-    env = {**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})}
     try:
-        process = await trio.lowlevel.open_process(
-            list(argv),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=env,
-            cwd="/",
-        )
+        process = await _open(argv, subprocess.PIPE, subprocess.PIPE, environment or {})
     except FileNotFoundError as error:
         raise CommandMissing(argv[0]) from error
     out, err = bytearray(), bytearray()
@@ -73,12 +64,24 @@ async def run(
                 nursery.start_soon(_drain, process.stderr, err, MAX_STDERR)
                 await process.wait()
         finally:
-            await _reap(process)
+            await end_group(process)
     if scope.cancelled_caught:
         raise CommandTimedOut(tuple(argv), seconds)
     if len(out) > limit:
         raise OutputTooLong(f"{argv[0]} wrote more than {limit} bytes")
     return Completed(tuple(argv), process.returncode or 0, bytes(out), err.decode(errors="replace"))
+
+
+async def spawn(argv: Sequence[str], *, stdin: int) -> trio.Process:
+    """Start a program whose output nobody reads; `end_group` ends it. `stdin` is a descriptor."""
+    return await _open(argv, stdin, subprocess.DEVNULL, {})
+
+
+async def _open(argv: Sequence[str], stdin: int, out: int, environment: Mapping[str, str]) -> trio.Process:
+    env = {**os.environ, "LC_ALL": "C.UTF-8", **environment}
+    return await trio.lowlevel.open_process(
+        list(argv), stdin=stdin, stdout=out, stderr=out, start_new_session=True, env=env, cwd="/"
+    )
 
 
 async def _feed(process: trio.Process, data: bytes) -> None:
@@ -97,8 +100,8 @@ async def _drain(stream: trio.abc.ReceiveStream | None, into: bytearray, keep: i
                 into += chunk[: max(0, keep - len(into))]
 
 
-async def _reap(process: trio.Process) -> None:
-    """End the program's process group; also what it left behind in it."""
+async def end_group(process: trio.Process) -> None:
+    """End a program that still runs, with its process group; also what it left behind in it."""
     if process.returncode is not None:
         return
     with trio.CancelScope(shield=True):

@@ -16,12 +16,17 @@ from orchestrator.names import Names, first_turn
 log = logging.getLogger(__name__)
 
 
-async def restore_secrets(machine: Machine, names: Names, manifest: Manifest) -> tuple[str, ...]:
-    """Mend lost and damaged values, and drifted permissions; the names of those that are lost for good."""
+async def restore_secrets(
+    machine: Machine, names: Names, manifest: Manifest, held: frozenset[str] | None = None
+) -> tuple[str, ...]:
+    """Mend lost and damaged values, and drifted permissions; the names of those that are lost for good.
+
+    `held` are the names of Podman's copies where they were looked at just now.
+    """
     app = names.app
     left = []
     for name in machine.secrets.ailing(app, [secret.name for secret in manifest.generated_secrets]):
-        turn, value = await _copy(machine, names, name)
+        turn, value = await _copy(machine, names, name, held)
         if value is not None and machine.secrets.restore(app, name, turn, value):
             log.warning("a secret was taken back from Podman", extra={"app": names.slug, "secret": name})
         else:
@@ -29,14 +34,15 @@ async def restore_secrets(machine: Machine, names: Names, manifest: Manifest) ->
     return tuple(left)
 
 
-async def _copy(machine: Machine, names: Names, name: str) -> tuple[int, bytes | None]:
+async def _copy(machine: Machine, names: Names, name: str, held: frozenset[str] | None) -> tuple[int, bytes | None]:
     """Podman's copy of what holds; of the newest turn it has where the node does not know the turn any more."""
     known = machine.secrets.turns(names.app).get(name)
     if known is not None:
         return known, await machine.podman.secret(Names(names.prefix, names.app, ((name, known),)).secret(name))
     base = Names(names.prefix, names.app).secret(name)
-    held = [held for held in (await machine.podman.inventory(names.prefix)).secrets if first_turn(held) == base]
-    turns = [int(held.removeprefix(base).lstrip(".") or 0) for held in held]
+    if held is None:
+        held = (await machine.podman.inventory(names.prefix)).secrets
+    turns = [int(copy.removeprefix(base).lstrip(".") or 0) for copy in held if first_turn(copy) == base]
     if not turns:
         return 0, None
     newest = max(turns)

@@ -29,6 +29,11 @@ class Standing:
         """Every app. When the machine does not answer, what was last known, marked stale."""
         return await self._look_at(self._state.apps())
 
+    def told(self, name: AppName, loaded: Loaded, found: tuple[ContainerStatus, ...]) -> AppStatus:
+        """One app that somebody has just looked at."""
+        [record] = [record for record in self._state.apps() if record.name == name]
+        return self._keep(record, loaded, found)
+
     async def of(self, name: AppName) -> AppStatus:
         """One app that is known. No other is asked for its health: a slow one must not delay the answer."""
         [status] = await self._look_at([record for record in self._state.apps() if record.name == name])
@@ -47,16 +52,16 @@ class Standing:
         answers = await self._machine.prober.ask(asked)
         for record in records:
             item = loaded[record.name]
-            self._last[record.name.slug] = self._describe(record, item, statuses(item, seen, answers))
+            self._keep(record, item, statuses(item, seen, answers))
         return tuple(self._last[record.name.slug] for record in records)
 
     def forget(self, name: AppName) -> None:
         """The app is gone."""
         self._last.pop(name.slug, None)
 
-    def _describe(self, record: AppRecord, loaded: Loaded, found: tuple[ContainerStatus, ...]) -> AppStatus:
+    def _keep(self, record: AppRecord, loaded: Loaded, found: tuple[ContainerStatus, ...]) -> AppStatus:
         _, digest = self._release(record)
-        return AppStatus(
+        status = self._last[record.name.slug] = AppStatus(
             record.name,
             loaded.manifest.version,
             digest,
@@ -66,6 +71,7 @@ class Standing:
             urls(loaded.manifest, self._machine.host.lan_address()),
             loaded.app.services,
         )
+        return status
 
     def _stale(self, record: AppRecord, why: str) -> AppStatus:
         known = self._last.get(record.name.slug)

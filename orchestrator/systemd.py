@@ -6,11 +6,14 @@ should run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
+
+import trio
 
 from apps.problems import EnvironmentLacks, Problem
 from orchestrator.faults import CommandFailed
@@ -24,6 +27,10 @@ GENERATORS: Final = ("/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet")
 """Where distributions put Quadlet's generator (Debian, Fedora; Arch)."""
 MAX_LOG_LINES: Final = 5000
 """What one question may fetch from the journal."""
+
+
+ACCEPTED: Final = 32
+"""Sets of units that are not tried again: an installation tries them first, and once more before they are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,9 @@ _PROPERTIES: Final = "Id,LoadState,ActiveState,SubState,Result,NRestarts,NeedDae
 class UserSystemd:
     """The real one."""
 
+    def __init__(self) -> None:
+        self._accepted: dict[bytes, DryRun] = {}
+
     async def show(self, prefix: str, services: Sequence[str], *, brief: bool = False) -> dict[str, UnitState]:
         if not brief:
             return await self._show((*dict.fromkeys(services), f"{prefix}-*.service"))
@@ -135,6 +145,9 @@ class UserSystemd:
 
     async def dry_run(self, folder: Path) -> DryRun:
         generator = generator_path()
+        key = await trio.to_thread.run_sync(_digest, generator, folder)
+        if key in self._accepted:
+            return self._accepted[key]
         done = await run(
             (generator, "--user", "--dryrun"), seconds=QUICK, environment={"QUADLET_UNIT_DIRS": str(folder)}
         )
@@ -143,7 +156,10 @@ class UserSystemd:
         complaints = tuple(line for line in done.stderr.splitlines() if _complains(line))
         if done.code != 0 and not complaints:
             complaints = (f"quadlet ended with {done.code}",)
-        return DryRun(frozenset(names), complaints)
+        made = DryRun(frozenset(names), complaints)
+        if not complaints:
+            self._accepted = dict([*self._accepted.items(), (key, made)][-ACCEPTED:])
+        return made
 
     async def journal(self, containers: Sequence[str], *, lines: int) -> list[str]:
         # conmon(8) marks what a container wrote with its name; Podman's own messages do not carry it
@@ -161,6 +177,16 @@ class UserSystemd:
                 remedy="log in as the user (not with su), or: loginctl enable-linger USER, and set XDG_RUNTIME_DIR",
             )
         return done.checked()
+
+
+def _digest(generator: str, folder: Path) -> bytes:
+    """Of all that an answer of the generator depends on."""
+    program = Path(generator).stat()
+    digest = hashlib.sha256(f"{generator} {program.st_ino} {program.st_size} {program.st_mtime_ns}".encode())
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(f"\0{path.relative_to(folder)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.digest()
 
 
 def generator_path() -> str:

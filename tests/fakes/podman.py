@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from apps.problems import Problem
@@ -23,6 +24,10 @@ class FakePodman:
         self._machine = machine
         self._version = version
 
+    @asynccontextmanager
+    async def at_hand(self) -> AsyncIterator[None]:
+        yield
+
     async def version(self) -> Version:
         self._machine.enter("podman", "version")
         return self._version
@@ -41,13 +46,21 @@ class FakePodman:
         self._machine.enter("podman", "inventory")
         machine = self._machine
         return Inventory(
-            tuple(ImageSeen(id_, digest, name, tag) for (name, tag), (digest, id_) in sorted(machine.images.items())),
+            self._images(),
             dict(machine.networks),
             {name: app for name, (app, _) in machine.volumes.items()},
             frozenset(name for name in machine.secrets if name.startswith(f"{prefix}-")),
             dict(machine.links),
             frozenset(machine.subnets.values()),
         )
+
+    async def images(self, prefix: str) -> tuple[ImageSeen, ...]:
+        self._machine.enter("podman", "images")
+        return tuple(image for image in self._images() if image.name.startswith(f"localhost/{prefix}/"))
+
+    def _images(self) -> tuple[ImageSeen, ...]:
+        images = sorted(self._machine.images.items())
+        return tuple(ImageSeen(id_, digest, name, tag) for (name, tag), (digest, id_) in images)
 
     async def import_image(self, layout: Path, name: str) -> None:
         self._machine.enter("podman", "import_image", name)

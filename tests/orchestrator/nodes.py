@@ -77,7 +77,7 @@ class Node:
 
     def changes(self) -> list[tuple[str, str]]:
         """Calls that change something."""
-        asking = ("show", "containers", "inventory", "version", "dry_run", "journal", "reset_failed")
+        asking = ("show", "containers", "inventory", "images", "version", "dry_run", "journal", "reset_failed")
         return [call for call in self.world.calls if call[0] not in asking]
 
     def units(self) -> list[str]:

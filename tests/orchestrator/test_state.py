@@ -9,7 +9,8 @@ import pytest
 
 from apps.names import AppName
 from orchestrator.faults import Busy, StateProblem
-from orchestrator.state import MIGRATIONS, Operation, OpState, State
+from orchestrator.state import Operation, OpState, State
+from orchestrator.state_schema import MIGRATIONS
 from tests.orchestrator.bundles import app_name
 
 HELLO = app_name()

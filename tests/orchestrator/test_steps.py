@@ -18,7 +18,6 @@ from trio.testing import MockClock
 import orchestrator
 from orchestrator.apply import take
 from orchestrator.bundle import Bundle
-from orchestrator.engine import BACKOFF
 from orchestrator.faults import CommandTimedOut, Unhealthy
 from orchestrator.generations import Generations, Loaded
 from orchestrator.links import LinkNetwork
@@ -26,6 +25,7 @@ from orchestrator.names import Names
 from orchestrator.plan import Absent, Wanted, plan
 from orchestrator.podman import RootlessPodman
 from orchestrator.quadlet.render import Target, render
+from orchestrator.rounds import BACKOFF
 from orchestrator.systemd import UserSystemd
 from tests.orchestrator.bundles import app_name, container, files_entry, make_bundle, write_files
 from tests.orchestrator.nodes import Node, run
@@ -184,6 +184,7 @@ CALLS: tuple[tuple[type, str, tuple[Any, ...], dict[str, Any]], ...] = (
     (RootlessPodman, "version", (), {}),
     (RootlessPodman, "containers", ("archy",), {}),
     (RootlessPodman, "inventory", ("archy",), {}),
+    (RootlessPodman, "images", ("archy",), {}),
     (RootlessPodman, "import_image", (Path("/x"), "x"), {}),
     (RootlessPodman, "remove_image", ("x",), {}),
     (RootlessPodman, "create_secret", ("x", b"x", {}), {}),
@@ -205,7 +206,7 @@ CALLS: tuple[tuple[type, str, tuple[Any, ...], dict[str, Any]], ...] = (
 def test_every_call_to_the_machine_is_in_the_list_of_those_with_a_deadline() -> None:  # R-ST17
     for real in (UserSystemd, RootlessPodman):
         calls = {name for name, _ in inspect.getmembers(real, inspect.isfunction) if not name.startswith("_")}
-        assert calls - {"dry_run"} == {name for kind, name, _, _ in CALLS if kind is real}
+        assert calls - {"dry_run", "at_hand"} == {name for kind, name, _, _ in CALLS if kind is real}
 
 
 @pytest.mark.parametrize(("kind", "name", "given", "named"), CALLS)
@@ -264,7 +265,7 @@ def test_time_alone_makes_nothing_healthy(node: Node, tmp_path: Path) -> None:  
         run(lambda: node.orchestrator.install(bundle))
 
 
-PAUSES = {("converge.py", "wait_healthy"), ("engine.py", "run"), ("engine.py", "_listen")}
+PAUSES = {("converge.py", "wait_healthy"), ("rounds.py", "run"), ("rounds.py", "_listen")}
 """Pauses between two looks; each of these looks again afterwards."""
 
 

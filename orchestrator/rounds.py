@@ -1,0 +1,166 @@
+"""Round after round: one look for all apps, and whatever is not as wanted is mended.
+
+Guarantees: an observation that fails changes nothing (R-ST18); one app that fails never delays another, and is tried
+ever more seldom (R-ST4, R-ST17); a lost trigger or wake-up is harmless (R-ST15).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import trio
+
+from apps.names import AppName
+from apps.problems import Problem
+from orchestrator.faults import Waiting
+from orchestrator.generations import Generations
+from orchestrator.healing import Healing
+from orchestrator.keeping import Keeper
+from orchestrator.machine import Machine
+from orchestrator.operations import Operations
+from orchestrator.plan import Observed, plan
+from orchestrator.state import State
+from orchestrator.status import Finding
+from orchestrator.triggers import Trigger
+from orchestrator.turns import Turns
+
+log = logging.getLogger(__name__)
+
+BACKOFF = (0, 10, 30, 60, 120, 300)
+"""Seconds to wait after so many failures in a row of one app; it starts at 0 again after a success."""
+QUIET = 0.5
+"""Seconds between a wake-up and the look: Podman tells one removal as several events."""
+WHOLE_EVERY = 20
+"""Every so many ticks images, networks, volumes and secrets are looked at too (10 minutes)."""
+
+
+class Rounds:
+    """Keeps reality as wanted; `seconds` between two looks that nobody asked for."""
+
+    def __init__(
+        self,
+        state: State,
+        machine: Machine,
+        generations: Generations,
+        operations: Operations,
+        keeper: Keeper,
+        turns: Turns,
+        seconds: float,
+    ) -> None:
+        self._state = state
+        self._machine = machine
+        self._generations = generations
+        self._operations = operations
+        self._keeper = keeper
+        self._turns = turns
+        self._seconds = seconds
+        self._wake = trio.Event()
+        self._failures: dict[str, tuple[int, float]] = {}
+        self._ticks = 0
+        self._healing = Healing(machine.care)
+
+    def wake(self) -> None:
+        """Look now instead of at the next tick. Losing a wake-up is harmless (R-ST15)."""
+        self._wake.set()
+
+    def forgive(self, name: AppName) -> None:
+        """The app did well, or its user wants it tried at once: what failed before does not count."""
+        self._failures.pop(name.slug, None)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong with Podman's own state and could not be mended, and what was mended (R-FM6)."""
+        return self._healing.findings()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Finish what a crash left, then keep reality as wanted until cancelled."""
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            for trigger in self._machine.triggers:
+                nursery.start_soon(self._listen, trigger)
+            while True:
+                self._wake = trio.Event()
+                try:
+                    await self.tick(nursery)
+                except Problem as problem:
+                    log.warning("a tick failed", extra={"problem": str(problem)})
+                with trio.move_on_after(self._seconds):
+                    await self._wake.wait()
+                    await trio.sleep(QUIET)  # one look for all that comes in a burst
+
+    async def _listen(self, trigger: Trigger) -> None:
+        """The tick does without; a trigger that ends is tried again as seldom as that."""
+        while True:
+            try:
+                await trigger.listen(self.wake)
+            except Problem as problem:
+                log.warning("a trigger is lost", extra={"problem": str(problem)})
+            await trio.sleep(self._seconds)
+
+    async def tick(self, nursery: trio.Nursery) -> None:
+        """One look for all apps, and a task in the nursery for each that is not as wanted.
+
+        Raises Problem when the database or Podman's version can not be read.
+        """
+        whole = self._ticks % WHOLE_EVERY == 0
+        self._ticks += 1
+        pending = {operation.name for operation in self._state.open_operations()}
+        for name in pending:
+            self._mend(nursery, name)
+        records = [record for record in self._state.apps() if record.name not in pending]
+        loaded = {record.name: await self._generations.load(record) for record in records}
+        services = [service for item in loaded.values() for service in item.app.services]
+        # What a brief look leaves out (a unit that waits for a reload) is left by a step that failed, or by a crash,
+        # and a process begins with a whole look.
+        seen = await self._machine.look(services, whole=whole, brief=not whole and not self._failures)
+        await self._heal(seen, deep=whole)
+        for record in records:
+            running = record.desired == "running"
+            if self._generations.ailing(record):
+                self._mend(nursery, record.name)
+                continue
+            if whole and not self._turns.lock(record.name).locked():
+                self._machine.secrets.settle(record.name)  # what a crash in a rotation left
+            try:
+                want = await self._generations.wanted(record.name, loaded[record.name], running=running)
+                steps = plan(want, seen)
+            except Problem:  # told and counted where it is mended; it is this app's alone (R-ST4)
+                self._mend(nursery, record.name)
+                continue
+            if steps:
+                self._mend(nursery, record.name)
+            elif seen.services is not None:
+                self.forgive(record.name)
+
+    async def _heal(self, seen: Observed, *, deep: bool) -> None:
+        answered = seen.containers is not None
+        alive = any(container.state == "running" for container in seen.containers or ())
+        if (alive or not answered) and await self._healing.round(
+            answered=answered, deep=deep, stop_apps=self._keeper.stop_running
+        ):
+            self.wake()
+
+    def _mend(self, nursery: trio.Nursery, name: AppName) -> None:
+        _, not_before = self._failures.get(name.slug, (0, -math.inf))
+        if name.slug not in self._turns.under_way and trio.current_time() >= not_before:
+            nursery.start_soon(self._mend_one, name)
+
+    async def _mend_one(self, name: AppName) -> None:
+        lock = self._turns.lock(name)
+        if lock.locked():
+            return
+        async with lock, self._machine.podman.at_hand():
+            try:
+                if (left := self._state.open_operation(name)) is not None:
+                    await self._operations.settle(left)
+                record = self._state.app(name)
+                if record is not None and record.generation is not None:
+                    loaded = await self._generations.load(record)
+                    await self._keeper.make_so(record, loaded, running=record.desired == "running")
+            except Waiting as problem:
+                log.info("an app waits", extra={"app": name.slug, "problem": str(problem)})
+            except Problem as problem:
+                count = self._failures.get(name.slug, (0, 0.0))[0] + 1
+                wait = BACKOFF[min(count, len(BACKOFF) - 1)]
+                self._failures[name.slug] = (count, trio.current_time() + wait)
+                log.warning("an app is not as wanted", extra={"app": name.slug, "problem": str(problem)})
