@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -143,17 +143,23 @@ async def _take(machine: Machine, step: Step, source: Source | None, names: Name
             await _remove_link(machine, network_name, containers, kept=kept)
         case StopUnits(services, seconds):
             await machine.systemd.stop(services, seconds=seconds)
-        case Start(service, seconds) | Restart(service, seconds):
-            await _start(machine, service, seconds, names, again=isinstance(step, Restart))
+        case Start(service, seconds, known):
+            await _start(machine.systemd.start, machine, service, seconds, names, known=known)
+        case Restart(service, seconds):
+            await _start(machine.systemd.restart, machine, service, seconds, names, known=True)
         case ResetFailed(services):
             await machine.systemd.reset_failed(services)
         case _:
             await _remove(machine, step, names)
 
 
-async def _start(machine: Machine, service: str, seconds: int, names: Names, *, again: bool) -> None:
-    await machine.systemd.reset_failed((service,))
-    begin = machine.systemd.restart if again else machine.systemd.start
+class _Begin(Protocol):
+    async def __call__(self, services: Sequence[str], *, seconds: float) -> None: ...
+
+
+async def _start(begin: _Begin, machine: Machine, service: str, seconds: int, names: Names, *, known: bool) -> None:
+    if known:
+        await machine.systemd.reset_failed((service,))
     try:
         await begin((service,), seconds=seconds)
     except (CommandFailed, CommandTimedOut) as error:

@@ -57,9 +57,11 @@ async def converge(
     aside = {box.service for box in want.app.containers if box.companion} if isinstance(want, Wanted) else set()
     for turn in range(MAX_ROUNDS):
         # A step that changes images, networks, volumes or secrets raises when it did not work. What else happens to
-        # them meanwhile is for the next tick to see.
+        # them meanwhile is for the next tick to see; likewise a unit that waits for a reload, which a brief look
+        # leaves out.
         whole = turn == 0 or isinstance(want, Absent)
-        seen, first = first or await machine.look(services, whole=whole, strict=True), None
+        seen = first or await machine.look(services, whole=whole, strict=True, brief=not whole, stem=names.stem)
+        first = None
         steps = tuple(s for s in plan(want, seen) if not (isinstance(s, Start | Restart) and s.service in given_up))
         if not steps:
             return seen
@@ -100,7 +102,7 @@ async def provide(
 
     `first` is a whole look after which nothing was changed.
     """
-    seen = first or await machine.look(want.app.services, whole=True, strict=True)
+    seen = first or await machine.look(want.app.services, whole=True, strict=True, stem=want.app.names.stem)
     steps = [step for step in plan(want, seen) if isinstance(step, ImportImage | WriteSecrets)]
     for step in steps:
         _tell(source.names.app, step, report)
@@ -135,10 +137,10 @@ async def wait_healthy(
     """
     last: tuple[ContainerStatus, ...] = ()
     before: Mapping[str, int] | None = None
-    pause = FIRST_POLL
+    pause, stem = FIRST_POLL, loaded.app.names.stem
     with trio.move_on_after(seconds):
         while True:
-            seen, first = first or await machine.look(loaded.app.services, whole=False), None
+            seen, first = first or await machine.look(loaded.app.services, whole=False, stem=stem), None
             if seen.services is not None and seen.containers is not None:
                 answers = await machine.prober.ask(checks(loaded.manifest, loaded.app.names))
                 last = statuses(loaded, seen, answers)

@@ -85,9 +85,10 @@ class Orchestrator:
         async with self._operation(name, "updating" if updating else "installing"):
             report(Progress(name, "verify"))
             looked = trio.current_time()
-            _, seen = await all_of(
+            _, seen, _ = await all_of(
                 partial(self._generations.podman, again=True),
                 partial(self._machine.look, (), whole=True, strict=True),
+                partial(self._operations.inspect, bundle),
             )
             here = self._state.app(name) is None and is_here(name.slug, seen)
             if here and await self._take_back(bundle, seen, asked=True):
@@ -123,6 +124,7 @@ class Orchestrator:
         async with self._operation(name, "adopting"):
             if self._state.app(name) is not None:
                 raise Refused(f"{name.id} is installed", where=str(name), remedy=f"archy update {name.id}")
+            await self._operations.inspect(bundle)
             await self._take_back(bundle, await self._machine.look((), whole=True, strict=True), asked=False)
         return await self._standing.of(name)
 

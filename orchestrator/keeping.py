@@ -106,7 +106,8 @@ class Keeper:
             if record is None or record.generation is None:
                 raise Waiting(f"{name.id} waits for {provider.id}, which is not installed", where=name.id)
             loaded = await self._generations.load(record)
-            seen = await self._machine.look(loaded.app.services, whole=False, strict=True)
+            stem = loaded.app.names.stem
+            seen = await self._machine.look(loaded.app.services, whole=False, strict=True, stem=stem)
             answers = await self._machine.prober.ask(checks(loaded.manifest, loaded.app.names))
             if not ready(statuses(loaded, seen, answers)):
                 raise Waiting(f"{name.id} waits for {provider.id}", where=name.id)

@@ -64,17 +64,19 @@ class Machine:
     """They make it look sooner; losing all of them is harmless."""
 
     async def look(
-        self, services: Sequence[str], *, whole: bool, strict: bool = False, brief: bool = False
+        self, services: Sequence[str], *, whole: bool, strict: bool = False, brief: bool = False, stem: str = ""
     ) -> Observed:
-        """One look: services and containers, with `whole` also images, networks, volumes and secrets; `brief`: of
-        services that are active nothing else, which is what a tick over many apps can pay for.
+        """One look: services and containers, with `whole` also images, networks, volumes and secrets.
+
+        `brief`: of services that are active nothing else, which is what a tick over many apps can pay for; `stem`:
+        services of the app with this stem alone, which is what an operation on it needs to know.
 
         A part that does not answer is Unknown (R-ST18); with `strict` its Problem is raised instead.
         """
         seen = _Seen()
 
         async def units() -> None:
-            seen.services = await self.systemd.show(self.prefix, services, brief=brief)
+            seen.services = await self.systemd.show(stem or self.prefix, services, brief=brief)
 
         async def containers() -> None:
             seen.containers = await self.podman.containers(self.prefix)

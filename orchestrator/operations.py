@@ -56,16 +56,20 @@ class Operations:
         self._generations = generations
         self._arch = arch
 
+    async def inspect(self, bundle: Bundle) -> None:
+        """The bundle is what was signed, as far as can be told without a look at the machine. Raises Problem."""
+        bundle.checked()
+        for layout in guard.check_images(bundle, self._arch):
+            await trio.to_thread.run_sync(partial(verify_layers, layout, where=bundle.name.id))
+
     async def verify(self, bundle: Bundle, seen: Observed, *, here: bool = False) -> Loaded:
         """Everything that can be refused before anything is changed; `here` for an app that runs already.
 
-        `seen` is a whole look. Raises Problem.
+        The bundle was inspected; `seen` is a whole look. Raises Problem.
         """
         podman = await self._generations.podman()
         manifest = bundle.checked().manifest
         require_supported(manifest, podman=".".join(map(str, podman)), where=bundle.name.id)
-        for layout in guard.check_images(bundle, self._arch):
-            await trio.to_thread.run_sync(partial(verify_layers, layout, where=bundle.name.id))
         held = seen.inventory.secrets if seen.inventory is not None else None
         lost = await restore_secrets(self._machine, self._generations.names(bundle.name), manifest, held)
         if gone := tuple(name for name in lost if name in self._machine.secrets.known(bundle.name)):

@@ -132,6 +132,11 @@ def _up(services: Mapping[str, UnitState], name: str) -> bool:
     return state is not None and state.active in UP
 
 
+def _known(services: Mapping[str, UnitState], name: str) -> bool:
+    state = services.get(name)
+    return state is not None and (state.load, state.active) != ("not-found", "inactive")
+
+
 def _converge(
     want: Wanted, seen: Observed, services: Mapping[str, UnitState], containers: tuple[ContainerSeen, ...]
 ) -> Iterator[Step]:
@@ -293,7 +298,8 @@ def _run(
     by_name = {seen.name: seen for seen in containers}
     for container in app.containers:
         if stopped or not _up(services, container.service):
-            yield Start(container.service, container.start_timeout + NETWORK_WAIT)
+            known = _known(services, container.service)
+            yield Start(container.service, container.start_timeout + NETWORK_WAIT, known)
             continue
         running, action = by_name.get(container.name), behind.get(container.label, ("", ""))[1]
         differs = running is not None and not _same(container, running)

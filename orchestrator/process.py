@@ -72,9 +72,9 @@ async def run(
     return Completed(tuple(argv), process.returncode or 0, bytes(out), err.decode(errors="replace"))
 
 
-async def spawn(argv: Sequence[str], *, stdin: int) -> trio.Process:
+async def spawn(argv: Sequence[str], stdin: int, environment: Mapping[str, str]) -> trio.Process:
     """Start a program whose output nobody reads; `end_group` ends it. `stdin` is a descriptor."""
-    return await _open(argv, stdin, subprocess.DEVNULL, {})
+    return await _open(argv, stdin, subprocess.DEVNULL, environment)
 
 
 async def _open(argv: Sequence[str], stdin: int, out: int, environment: Mapping[str, str]) -> trio.Process:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from orchestrator.derived import DerivedFile
 from orchestrator.links import LinkNetwork
+from orchestrator.quadlet.build import RenderedBuild
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,28 @@ class ImportImage:
 
     container: str
     image: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildImage:
+    """Build a container's image from the bundle, by its unit, which is in place."""
+
+    container: str
+    build: RenderedBuild
+
+
+@dataclass(frozen=True, slots=True)
+class ClearBuilds:
+    """Remove what builds of these containers left that were begun and are not wanted any more."""
+
+    containers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveBuilds:
+    """Forget all builds of the app; `containers` are those whose builds were begun."""
+
+    containers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +126,8 @@ class Start:
 
     service: str
     seconds: int
+    known: bool = True
+    """Systemd has had it in hand, and counts its failures and starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +177,9 @@ class RemoveVolume:
 Step: TypeAlias = (
     WriteSecrets
     | ImportImage
+    | BuildImage
+    | ClearBuilds
+    | RemoveBuilds
     | WriteDerived
     | RemoveDerived
     | Reload

@@ -200,7 +200,7 @@ def generator_path() -> str:
 
 
 def _complains(line: str) -> bool:
-    return bool(line.strip()) and "Loading source unit file" not in line
+    return bool(line.strip()) and "Loading source " not in line
 
 
 def _state(block: str) -> UnitState:
