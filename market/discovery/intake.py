@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import trio
@@ -24,10 +23,18 @@ from market.discovery.verifiers import BATCH, Verifiers
 from market.errors import Problem
 
 QUEUED_EVENTS: Final = BATCH
-"""Events read ahead of the verifiers: 32 MiB at worst for one relay; then its connection is not read any further."""
+QUEUED_BYTES: Final = 4 * 1024 * 1024
+"""Read ahead of the verifiers, for one relay; beyond either bound its connection is not read any further."""
 
-WAITING_BATCHES: Final = 1
-"""Batches that wait for the one before them to be stored, besides the one that is being stored and the newest."""
+BATCH_BYTES: Final = QUEUED_BYTES // 2
+"""A batch ends here, if not at BATCH events: eleven batches under way hold 22 MiB at worst, and 6 MiB of manifests."""
+
+TOGETHER: Final = 4
+"""Batches stored in one transaction, if that many are waiting: a page of the index is then written once for all of
+them. Half a second at most, in which nobody else writes and everybody reads."""
+
+WAITING_BATCHES: Final = 5
+"""Batches that are verified while others are stored, so that neither waits for the other."""
 
 MAX_FORGERIES: Final = 1000
 """Forged ids and signatures by connection. An honest relay verifies and has none; each costs us 50 us."""
@@ -73,20 +80,23 @@ class Intake:
         self._index = index
         self._verifiers = verifiers
         self._count = count
-        self._queue: deque[Event] = deque()
+        self._queue: deque[tuple[Event, int]] = deque()
+        self._queued_bytes = 0
         self._arrived, self._room, self._settled = trio.Event(), trio.Event(), trio.Event()
         self._under_way = 0
         self._forgeries = 0
         self._useful = 0
         self._useless = 0
 
-    async def put(self, event: Event) -> None:
-        """Waits only while the queue is full: a checkpoint for every event would cost more than verifying it."""
-        while len(self._queue) >= QUEUED_EVENTS:
+    async def put(self, event: Event, size: int) -> None:
+        """`size` in bytes. Waits only while the queue is full: a checkpoint for every event would cost more than
+        verifying it."""
+        while len(self._queue) >= QUEUED_EVENTS or self._queued_bytes >= QUEUED_BYTES:
             self._room = trio.Event()
             await self._room.wait()
         self._under_way += 1
-        self._queue.append(event)
+        self._queue.append((event, size))
+        self._queued_bytes += size
         self._arrived.set()
 
     async def settled(self) -> None:
@@ -104,11 +114,21 @@ class Intake:
                 await self._arrived.wait()
                 self._arrived = trio.Event()
                 while self._queue:
-                    taken = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+                    batch = _Batch(self._take())
                     self._room.set()
-                    batch = _Batch([Candidate(event, self._url) for event in taken])
                     nursery.start_soon(self._examine, batch)
                     await send.send(batch)
+
+    def _take(self) -> list[Candidate]:
+        """The next batch off the queue, which is not empty."""
+        taken: list[Candidate] = []
+        weight = 0
+        while self._queue and len(taken) < BATCH and weight < BATCH_BYTES:
+            event, size = self._queue.popleft()
+            taken.append(Candidate(event, self._url))
+            weight += size
+        self._queued_bytes -= weight
+        return taken
 
     async def _examine(self, batch: _Batch) -> None:
         batch.new, batch.answers = await self._verifiers.examine(self._index, batch.events)
@@ -117,12 +137,23 @@ class Intake:
     async def _store(self, batches: trio.MemoryReceiveChannel[_Batch]) -> None:
         async for batch in batches:
             await batch.is_examined.wait()
-            commit = partial(self._index.commit, batch.events, batch.new, batch.answers)
-            outcomes = await trio.to_thread.run_sync(commit, limiter=self._verifiers.threads)
+            group = [batch]
+            with suppress(trio.WouldBlock):
+                while len(group) < TOGETHER:
+                    group.append(batches.receive_nowait())
+                    await group[-1].is_examined.wait()
+            outcomes = await trio.to_thread.run_sync(self._commit, group, limiter=self._verifiers.threads)
             self._count(outcomes)
             self._weigh(outcomes)
-            self._under_way -= len(batch.events)
+            self._under_way -= len(outcomes)
             self._settled.set()
+
+    def _commit(self, group: Sequence[_Batch]) -> list[Outcome]:
+        return self._index.commit(
+            [event for batch in group for event in batch.events],
+            [is_new for batch in group for is_new in batch.new],
+            [answer for batch in group for answer in batch.answers],
+        )
 
     def _weigh(self, outcomes: Sequence[Outcome]) -> None:
         """Budgets for what is wrong with signatures, and for what is genuine and of no use. Raises RelayFault."""

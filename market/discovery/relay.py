@@ -297,7 +297,7 @@ class _Conversation:
                 case Send():
                     await self._connection.send(action.text)
                 case Arrived():
-                    await self._intake.put(action.event)
+                    await self._intake.put(action.event, action.size)
                 case Counted():
                     self._link.count([action.refusal.outcome])
                 case Said():

@@ -132,6 +132,22 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     DROP TABLE event_relays;
     DROP TABLE events_4
     """,
+    # One index less: apps by id, then publisher, answers both questions.
+    """
+    DROP INDEX listings_by_app;
+    DROP INDEX listings_by_made;
+    DROP INDEX listings_by_publisher;
+    ALTER TABLE listings RENAME TO listings_5;
+    CREATE TABLE listings (
+        id INTEGER PRIMARY KEY, did TEXT NOT NULL, app TEXT NOT NULL, made INTEGER NOT NULL DEFAULT 0,
+        categories TEXT NOT NULL DEFAULT '', archs TEXT NOT NULL DEFAULT '', permissions TEXT NOT NULL DEFAULT '',
+        title TEXT NOT NULL DEFAULT '', UNIQUE (app, did)
+    );
+    INSERT INTO listings SELECT id, did, app, made, categories, archs, permissions, title FROM listings_5;
+    DROP TABLE listings_5;
+    CREATE INDEX listings_by_made ON listings (made DESC, id);
+    CREATE INDEX listings_by_publisher ON listings (did, made DESC, id)
+    """,
 )
 
 
@@ -150,9 +166,11 @@ def connect(path: Path) -> sqlite3.Connection:
             # sqlite(5): in WAL mode NORMAL loses no consistency, only the last transactions at a power cut; the relays
             # still have those events.
             connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA cache_size = -8192")
-            # Pages that many batches change are then copied to the file once: 16 MiB of log while a flood lasts.
-            connection.execute("PRAGMA wal_autocheckpoint = 4096")
+            # 16 MiB: a transaction of 2048 manifests fits, and is written once.
+            connection.execute("PRAGMA cache_size = -16384")
+            # Pages that many transactions change are then copied to the file once: 64 MiB of log while a flood lasts.
+            connection.execute("PRAGMA wal_autocheckpoint = 16384")
+            connection.execute(f"PRAGMA journal_size_limit = {16 * 1024**2}")
         except sqlite3.Error:
             connection.close()
             raise

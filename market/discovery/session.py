@@ -64,6 +64,8 @@ class Arrived:
     """An event that answers a question; not verified."""
 
     event: Event
+    size: int
+    """Bytes of its message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +270,7 @@ class Session:
         subscription, event = found
         for one in self._wanted(subscription):
             if one.matches(event):
-                return self._matched(subscription, event)
+                return self._matched(subscription, event, len(message))
         return None
 
     def _received(self, message: str | bytes) -> list[Action]:
@@ -326,7 +328,7 @@ class Session:
         for one in wanted:
             event = check_frame(frame.raw, one)
             if isinstance(event, Event):
-                return self._matched(frame.subscription, event)
+                return self._matched(frame.subscription, event, len(frame.raw))
         return self._unasked(event) if isinstance(event, Refusal) else []
 
     def _unasked(self, refusal: Refusal) -> list[Action]:
@@ -334,14 +336,14 @@ class Session:
         counted = Counted(refusal)
         return [counted, Drop("too many events that nobody asked for")] if self._unwanted > MAX_UNWANTED else [counted]
 
-    def _matched(self, subscription: str, event: Event) -> list[Action]:
+    def _matched(self, subscription: str, event: Event, size: int) -> list[Action]:
         page = self._page
         if page is None or not self._is_current(subscription):
-            return [Arrived(event)]
+            return [Arrived(event, size)]
         news = page.take(event)
         if page.received > 2 * page.limit:
             return [Drop("more events than were asked for")]
-        return [Arrived(event)] if news else []
+        return [Arrived(event, size)] if news else []
 
     def _page_ended(self) -> list[Action]:
         closing = Send(frames.close(self._name))

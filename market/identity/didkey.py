@@ -6,6 +6,7 @@ Guarantees one spelling per key: text that does not encode back to itself is ref
 from __future__ import annotations
 
 from functools import lru_cache
+from operator import mul
 from typing import Final
 
 import base58
@@ -69,12 +70,12 @@ def key_of(did: str) -> bytes:
 
 
 _ALPHABET: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_VALUES: Final = {letter: value for value, letter in enumerate(_ALPHABET)} | {
-    high + low: 58 * more + less for more, high in enumerate(_ALPHABET) for less, low in enumerate(_ALPHABET)
-}
-"""Of every letter, and of every two."""
+_NO_LETTER: Final = 255
+_VALUES: Final = bytes(_ALPHABET.find(chr(code)) % 256 for code in range(256))
+"""What each byte of text counts; NO_LETTER outside of the alphabet."""
 _GROUP: Final = 10
 """Letters at a time: 58^10 fits a machine word, so the inner loop works on small numbers."""
+_POWERS: Final = tuple(58**power for power in reversed(range(_GROUP)))
 
 
 def decode_base58(text: str, size: int) -> bytes:
@@ -82,16 +83,16 @@ def decode_base58(text: str, size: int) -> bytes:
 
     Every value has one spelling: the alphabet is strict, and as many leading 1s as leading zero bytes are required.
     """
-    number = 0
+    values = text.encode("ascii", "replace").translate(_VALUES)  # `?` is no letter of the alphabet either
+    if _NO_LETTER in values:
+        raise BadKey("not base58")
+    first = len(values) % _GROUP
+    number: int = sum(map(mul, values[:first], _POWERS[_GROUP - first :]))
+    for start in range(first, len(values), _GROUP):
+        number = number * 58**_GROUP + sum(map(mul, values[start : start + _GROUP], _POWERS))
     try:
-        for start in range(0, len(text), _GROUP):
-            letters = text[start : start + _GROUP]
-            group = _VALUES[letters[0]] if len(letters) % 2 else 0
-            for at in range(len(letters) % 2, len(letters), 2):
-                group = group * 3364 + _VALUES[letters[at : at + 2]]
-            number = number * 58 ** len(letters) + group
         raw = number.to_bytes(size, "big")
-    except (KeyError, OverflowError) as error:
+    except OverflowError as error:
         raise BadKey("not base58") from error
     if len(text) - len(text.lstrip("1")) != size - len(raw.lstrip(b"\0")):
         raise BadKey("not the one base58 spelling")

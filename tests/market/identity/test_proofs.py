@@ -35,6 +35,8 @@ def test_a_did_names_its_key_and_begins_as_all_ed25519_dids_do(key: bytes) -> No
         "did:key:z6Mk",
         "did:key:z" + "1" * 200,
         "did:key:z6Mk0OIl",
+        "did:key:z6Mk\ud800",
+        "did:key:z6Mk\u00e9",
         "did:key:" + "z" + base58.b58encode(b"\xe7\x01" + bytes(33)).decode(),
         did_of(bytes(32)) + "#x",
         did_of(bytes(32)).upper(),
