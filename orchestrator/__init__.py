@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from apps.machines import local_arch
 from apps.problems import EnvironmentLacks
 from orchestrator.adoption import Orphan
+from orchestrator.build_folder import BuildFolder
 from orchestrator.bundle import Bundle
 from orchestrator.derived import DerivedFolder
 from orchestrator.engine import Orchestrator
@@ -73,6 +74,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[Orchestrator]:
         settings.data_dir / "staging",
         settings.prefix,
         DerivedFolder(settings.data_dir / "derived"),
+        BuildFolder(settings.data_dir / "builds"),
         RootlessCare(),
         (PodmanEvents(settings.prefix), FolderWatch(settings.unit_dir)),
     )

@@ -19,17 +19,22 @@ import trio
 from apps.images import platform_for
 from apps.manifest import Manifest
 from apps.problems import Problem, Refused
+from orchestrator.building import build_image, clear_build
 from orchestrator.faults import CommandFailed, CommandTimedOut, Unhealthy, UnitRefused
 from orchestrator.images import check_layout, image_name, stage, verify_layers, write_index
 from orchestrator.machine import Machine
 from orchestrator.names import Names, service_of
+from orchestrator.quadlet.build import RenderedBuild
 from orchestrator.quadlet.text import owner_of
 from orchestrator.steps import (
+    BuildImage,
+    ClearBuilds,
     Connect,
     CreateLink,
     DaemonReload,
     ImportImage,
     Reload,
+    RemoveBuilds,
     RemoveContainers,
     RemoveDerived,
     RemoveImages,
@@ -86,8 +91,10 @@ def _subject(step: Step) -> str:
             return ",".join(names)
         case Start(service) | Restart(service):
             return service
-        case ImportImage(label) | Reload(label):
+        case ImportImage(label) | Reload(label) | BuildImage(label):
             return label
+        case ClearBuilds(labels) | RemoveBuilds(labels):
+            return ",".join(labels)
         case CreateLink(network):
             return network.name
         case Connect(network, container):
@@ -126,6 +133,8 @@ async def _take(machine: Machine, step: Step, source: Source | None, names: Name
             await _write_secrets(machine, labels, _needed(source))
         case ImportImage(container, image):
             await import_image(machine, container, image, _needed(source))
+        case BuildImage(label, build):
+            await _build_image(machine, label, build, _needed(source))
         case WriteUnits(files, removed):
             await _write_units(machine, files, removed)
         case DaemonReload():
@@ -182,6 +191,11 @@ async def _remove(machine: Machine, step: Step, app: Names) -> None:
             machine.derived.remove(app.app)
         case RemoveContainers(names):
             await machine.podman.remove_containers(names)
+        case ClearBuilds(labels) | RemoveBuilds(labels):
+            for label in labels:
+                await clear_build(machine, app, label)
+            if isinstance(step, RemoveBuilds):
+                machine.builds.forget(app.app)
         case RemoveNetwork(name):
             await machine.podman.remove_network(name)
         case RemoveSecrets(names):
@@ -191,6 +205,10 @@ async def _remove(machine: Machine, step: Step, app: Names) -> None:
                 await machine.podman.remove_image(name)
         case RemoveVolume(name):
             await machine.podman.remove_volume(name)
+
+
+async def _build_image(machine: Machine, label: str, build: RenderedBuild, source: Source) -> None:
+    await build_image(machine, build, label, source.names, source.manifest, source.root, source.arch)
 
 
 async def _write_secrets(machine: Machine, names: tuple[str, ...], source: Source) -> None:

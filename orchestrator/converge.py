@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 import trio
 
@@ -17,7 +18,7 @@ from orchestrator.machine import Machine
 from orchestrator.names import Names
 from orchestrator.plan import Absent, Observed, Wanted, plan
 from orchestrator.status import Progress
-from orchestrator.steps import ImportImage, Restart, Start, Step, StopUnits, WriteSecrets, WriteUnits
+from orchestrator.steps import BuildImage, ImportImage, Restart, Start, Step, StopUnits, WriteSecrets, WriteUnits
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ async def converge(
                 # The next tick tries again; neither the app nor others wait for it (R-ST4)
                 given_up.add(step.service)
                 log.warning("a companion does not start", extra={"app": names.slug, "problem": str(problem)})
+        if isinstance(want, Wanted) and any(isinstance(step, BuildImage) for step in steps):
+            want = replace(want, app=want.app.with_built(machine.builds.built(names.app)))
     raise Problem(f"{names.app.id} does not settle", where=names.slug, remedy="archy logs, archy doctor")
 
 
@@ -103,7 +106,9 @@ async def provide(
     `first` is a whole look after which nothing was changed.
     """
     seen = first or await machine.look(want.app.services, whole=True, strict=True, stem=want.app.names.stem)
-    steps = [step for step in plan(want, seen) if isinstance(step, ImportImage | WriteSecrets)]
+    steps = plan(want, seen)
+    if not any(isinstance(step, BuildImage) for step in steps):  # a plan that builds does nothing else
+        steps = tuple(step for step in steps if isinstance(step, ImportImage | WriteSecrets))
     for step in steps:
         _tell(source.names.app, step, report)
         await take(machine, step, source, source.names)
@@ -114,7 +119,9 @@ def _tell(name: AppName, step: Step, report: Report) -> None:
     match step:
         case ImportImage(container, _):
             report(Progress(name, "import", container))
-        case WriteUnits():
+        case BuildImage(container, _):
+            report(Progress(name, "build", container))
+        case WriteUnits(files, removed) if removed or not all(unit.endswith(".build") for unit in files):
             report(Progress(name, "write"))
         case Start(service, _) | Restart(service, _):
             report(Progress(name, "start", service))

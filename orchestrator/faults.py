@@ -47,6 +47,19 @@ class UnitRefused(Problem):
     kind = "unit-refused"
 
 
+class BuildFailed(Problem):
+    """An image could not be built from what was signed; nothing of the build is left (R-MF12)."""
+
+    kind = "build-failed"
+
+    def __init__(self, app: str, label: str, said: str, service: str) -> None:
+        super().__init__(
+            f"the image of {label} can not be built: {said}",
+            where=f"{app}: {label}.build",
+            remedy=f"tell the publisher; journalctl --user -u {service} has all that it said",
+        )
+
+
 class StateProblem(Problem):
     """The state database can not be read or written."""
 

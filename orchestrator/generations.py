@@ -81,7 +81,13 @@ class Generations:
 
     def _target(self, podman: Version, app: AppName) -> Target:
         derived, subnet = literal(str(self._machine.derived.folder)), self._state.choices.subnet(app)
-        return Target(self._machine.prefix, podman, self._arch, derived, subnet, self._inside)
+        builds = literal(str(self._machine.builds.folder))
+        return Target(self._machine.prefix, podman, self._arch, derived, subnet, self._inside, builds)
+
+    def _rendered(self, manifest: Manifest, names: Names, podman: Version, linked: Linked) -> RenderedApp:
+        """With its images pinned that were built."""
+        app = render(manifest, names, self._target(podman, names.app), linked)
+        return app.with_built(self._machine.builds.built(names.app)) if app.builds else app
 
     def choose_subnet(self, app: AppName, manifest: Manifest, used: frozenset[str]) -> None:
         """Give an app without internet a subnet, if it has none yet. Raises Refused."""
@@ -139,7 +145,7 @@ class Generations:
         manifest, names = self.manifest(generation), self.names(generation.name)
         providers = self._state.choices.links(generation.name, generation.number)
         linked = self.linked(Installed(generation.name, manifest, "running"), providers)
-        app = render(manifest, names, self._target(await self.podman(), generation.name), linked)
+        app = self._rendered(manifest, names, await self.podman(), linked)
         source = Source(names, manifest, generation.root, self._arch)
         return Loaded(manifest, app, source, MappingProxyType(providers))
 
@@ -154,7 +160,7 @@ class Generations:
         manifest = settle(bundle.manifest, self._state.choices.settings(app), ports)
         providers = self.resolve(app, manifest, linked_to)
         linked = self.linked(Installed(app, manifest, "running"), providers)
-        rendered = render(manifest, names, self._target(podman, app), linked)
+        rendered = self._rendered(manifest, names, podman, linked)
         return Loaded(manifest, rendered, Source(names, manifest, bundle.root, self._arch), providers)
 
     def others(self, app: AppName) -> dict[AppName, Installed]:

@@ -22,6 +22,7 @@ from apps.problems import Refused
 
 CHUNK: Final = 1024 * 1024
 _MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
+_CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
 _LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
 
 
@@ -74,6 +75,32 @@ def refuse_unmapped_volumes(layout: Layout, container: Container, *, where: str)
             where=where,
             remedy="the manifest has to mount a volume at each of these paths",
         )
+
+
+def refuse_triggers(layout: Layout, *, where: str) -> None:
+    """A base's ONBUILD instructions would run in a build that nobody read them for (R-MF12). Raises Refused."""
+    config = _object(_json(_blob(layout.folder, layout.config, where, "config"), where), where)
+    if any(_object(config.get(key) or {}, where).get("OnBuild") for key in ("config", "container_config")):
+        raise Refused("the base has ONBUILD instructions", where=where, remedy="the publisher has to remove them")
+
+
+def write_empty(folder: Path, arch: str) -> Layout:
+    """A layout of an image with nothing in it, without index.json."""
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    (folder / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+
+    def write(kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        raw = json.dumps(body).encode()
+        digest = hashlib.sha256(raw).hexdigest()
+        (blobs / digest).write_bytes(raw)
+        return {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(raw)}
+
+    rootfs: dict[str, Any] = {"type": "layers", "diff_ids": []}
+    config = write(_CONFIG_TYPE, {"architecture": arch, "os": "linux", "config": {}, "rootfs": rootfs})
+    body = {"schemaVersion": 2, "mediaType": _MANIFEST_TYPE, "config": config, "layers": []}
+    manifest = write(_MANIFEST_TYPE, body)
+    return Layout(folder, manifest["digest"], manifest["size"], config["digest"], (), ())
 
 
 def image_name(name: str, manifest: str) -> str:

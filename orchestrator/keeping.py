@@ -15,6 +15,7 @@ from apps.names import AppName
 from apps.problems import Refused
 from orchestrator.adoption import of_unknown_release, pinned_images
 from orchestrator.apply import take
+from orchestrator.building import remember_builds
 from orchestrator.converge import converge, statuses, wait_healthy
 from orchestrator.faults import Waiting
 from orchestrator.generations import Generations, Loaded
@@ -56,6 +57,8 @@ class Keeper:
 
     async def make_so(self, record: AppRecord, loaded: Loaded, *, running: bool) -> None:
         """Mend secrets, then converge. Raises Problem; Waiting while what it depends on is not well."""
+        if loaded.app.builds and await remember_builds(self._machine, loaded.app, self._machine.folder.read()):
+            loaded = await self._generations.load(record)
         await self.require_known(record.name)
         lost: tuple[str, ...] = ()
         if self._generations.ailing(record):

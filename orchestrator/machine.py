@@ -11,6 +11,7 @@ from pathlib import Path
 import trio
 
 from apps.problems import Problem
+from orchestrator.build_folder import BuildFolder
 from orchestrator.derived import DerivedFolder
 from orchestrator.host import Host
 from orchestrator.names import check_prefix
@@ -59,6 +60,7 @@ class Machine:
     """A folder of our own for dry runs and imports; its content means nothing after a restart."""
     prefix: str
     derived: DerivedFolder
+    builds: BuildFolder
     care: Care
     triggers: tuple[Trigger, ...] = ()
     """They make it look sooner; losing all of them is harmless."""
@@ -91,7 +93,8 @@ class Machine:
             raise seen.problem
         if whole and seen.inventory is None:
             seen.containers = None  # Podman answers in part only: unknown as a whole
-        return Observed(self.folder.read(), seen.services, seen.containers, seen.inventory, self.derived.read())
+        derived, builds = self.derived.read(), self.builds.read()
+        return Observed(self.folder.read(), seen.services, seen.containers, seen.inventory, derived, builds)
 
 
 class _Seen:

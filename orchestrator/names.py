@@ -53,6 +53,10 @@ class Names:
     def service(self, label: str) -> str:
         return f"{self.container(label)}.service"
 
+    def build_service(self, label: str) -> str:
+        """The service that builds a container's image."""
+        return f"{self.container(label)}-build.service"
+
     def volume(self, label: str) -> str:
         """Name of the volume and stem of its unit."""
         return f"{self.stem}-{label}"

@@ -20,6 +20,7 @@ from apps.problems import Problem, RolledBack, UsageProblem
 from orchestrator import guard
 from orchestrator.adoption import remembered_ports, remembered_settings, remembered_subnet
 from orchestrator.apply import dry_run, take
+from orchestrator.building import check_builds, remember_builds
 from orchestrator.bundle import Bundle
 from orchestrator.converge import Report, converge, provide, silent, wait_healthy
 from orchestrator.generations import Generations, Loaded
@@ -61,6 +62,7 @@ class Operations:
         bundle.checked()
         for layout in guard.check_images(bundle, self._arch):
             await trio.to_thread.run_sync(partial(verify_layers, layout, where=bundle.name.id))
+        await trio.to_thread.run_sync(check_builds, bundle.manifest, bundle.root, self._arch)
 
     async def verify(self, bundle: Bundle, seen: Observed, *, here: bool = False) -> Loaded:
         """Everything that can be refused before anything is changed; `here` for an app that runs already.
@@ -81,6 +83,8 @@ class Operations:
             self._generations.choose_subnet(bundle.name, manifest, inventory.subnets)
         own = frozenset(link.provider for link in inventory.links.values() if link.dependant == bundle.name.slug)
         loaded = self._generations.fresh(bundle, podman, linked_to=own if here else None)
+        if here and await remember_builds(self._machine, loaded.app, seen.files):
+            loaded = self._generations.fresh(bundle, podman, linked_to=own)
         self._generations.refuse_breaking(bundle.name, loaded.manifest)
         unknown = {secret.name: "0" * 32 for secret in manifest.generated_secrets}
         self._generations.derived(bundle.name, loaded, unknown)  # templates are tried before anything changes
@@ -150,6 +154,9 @@ class Operations:
                 self._machine.secrets.ensure(operation.name, secret)
             want = await self._generations.wanted(operation.name, loaded, running=True)
             seen = await provide(self._machine, want, loaded.source, report, first)
+            if seen is None and loaded.app.builds:
+                loaded = await self._generations.load_generation(generation)
+                want = await self._generations.wanted(operation.name, loaded, running=True)
             self._state.advance(operation, OpState.SWITCHING)
             await join()
             alone = not loaded.providers  # nobody has joined a network in between

@@ -16,14 +16,18 @@ from orchestrator.derived import DerivedFile, DerivedSeen
 from orchestrator.links import link_prefix
 from orchestrator.names import Names, first_turn, service_of
 from orchestrator.podman import ContainerSeen, Inventory
+from orchestrator.quadlet.build import UNBUILT
 from orchestrator.quadlet.render import STOP_MARGIN, RenderedApp, RenderedContainer
 from orchestrator.shares import Shares
 from orchestrator.steps import (
+    BuildImage,
+    ClearBuilds,
     Connect,
     CreateLink,
     DaemonReload,
     ImportImage,
     Reload,
+    RemoveBuilds,
     RemoveContainers,
     RemoveDerived,
     RemoveImages,
@@ -89,6 +93,8 @@ class Observed:
     inventory: Inventory | None
     derived: Mapping[str, DerivedSeen] = field(default_factory=dict)
     """By the app's slug."""
+    builds: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Containers whose builds were begun and not cleared, by the app's slug."""
 
     @cached_property
     def shares(self) -> Shares:
@@ -101,7 +107,7 @@ class Observed:
         named = [box.name for box in want.app.containers] if isinstance(want, Wanted) else []
         inventory = self.shares.inventory(names)
         containers = self.shares.containers(names.slug, named, inventory.links if inventory else ())
-        return Observed(self.shares.files(names.slug), self.services, containers, inventory, self.derived)
+        return Observed(self.shares.files(names.slug), self.services, containers, inventory, self.derived, self.builds)
 
 
 def plan(want: Wanted | Absent, seen: Observed) -> tuple[Step, ...]:
@@ -147,6 +153,13 @@ def _converge(
     removed = tuple(sorted(set(owned) - set(files)))
     if want.running and seen.inventory is not None:
         yield from _provide(app, seen.inventory)
+    if lacking := _lacking(app, seen.inventory) if want.running else []:
+        # What units pin is known once these are built: another look plans on from there
+        yield from _build(app, lacking, owned)
+        return
+    if begun := tuple(sorted(seen.builds.get(app.names.slug, ()))):
+        yield ClearBuilds(begun)
+    if want.running and seen.inventory is not None:
         yield from _links(app, seen.inventory, containers)
     leaving = tuple(s for s in map(service_of, removed) if s and _up(services, s))
     if not want.running:
@@ -191,8 +204,28 @@ def _provide(app: RenderedApp, inventory: Inventory) -> Iterator[Step]:
         yield WriteSecrets(lacking)
     there = {f"{image.name}@{image.digest}" for image in inventory.images}
     for container in app.containers:
-        if container.image not in there:
+        if container.build is None and container.image not in there:
             yield ImportImage(container.label, container.image)
+
+
+def _lacking(app: RenderedApp, inventory: Inventory | None) -> list[RenderedContainer]:
+    """Containers whose image is to be built: it never was, or Podman has lost it."""
+    there = None if inventory is None else {f"{image.name}@{image.digest}" for image in inventory.images}
+    return [
+        box
+        for box in app.containers
+        if box.build is not None and (box.image.endswith(UNBUILT) or (there is not None and box.image not in there))
+    ]
+
+
+def _build(app: RenderedApp, lacking: list[RenderedContainer], owned: Mapping[str, str]) -> Iterator[Step]:
+    builds = {box.label: box.build for box in lacking if box.build is not None}
+    units = {build.unit: app.files[build.unit] for build in builds.values()}
+    if changed := {name: text for name, text in units.items() if owned.get(name) != text}:
+        yield WriteUnits(MappingProxyType(changed), ())
+        yield DaemonReload()
+    for label, build in builds.items():
+        yield BuildImage(label, build)
 
 
 def _network_differs(app: RenderedApp, inventory: Inventory) -> bool:
@@ -362,6 +395,8 @@ def _remove(
         yield RemoveContainers(left)
     if slug in seen.derived:
         yield RemoveDerived()
+    if slug in seen.builds:
+        yield RemoveBuilds(tuple(sorted(seen.builds[slug])))
     if seen.inventory is not None:
         yield from _remove_inventory(want, seen.inventory)
         for name, link in sorted(seen.inventory.links.items()):

@@ -58,6 +58,16 @@ class ImageSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageDetail:
+    """One image: id and digest as in `ImageSeen`, and what its config declares."""
+
+    id: str
+    digest: str
+    labels: Mapping[str, str]
+    volumes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """What Podman has of this node's, beside containers.
 
@@ -95,6 +105,14 @@ class Podman(Protocol):
 
     async def images(self, prefix: str) -> tuple[ImageSeen, ...]:
         """The node's images alone."""
+        ...
+
+    async def image(self, name: str) -> ImageDetail | None:
+        """One image by `name:tag`; None where there is none."""
+        ...
+
+    async def remove_remains(self, start: str) -> None:
+        """Remove what killed builds left that began with an image whose name begins with `start`."""
         ...
 
     async def import_image(self, layout: Path, name: str) -> None:
@@ -219,6 +237,33 @@ class RootlessPodman:
         # secret-ls(1) has no JSON form before 5.5
         done = await self._ask("secret", "ls", "--noheading", "--format", "{{.Name}}")
         return done.stdout.decode().split()
+
+    async def image(self, name: str) -> ImageDetail | None:
+        try:
+            (item,) = await self._json("image", "inspect", name)
+        except CommandFailed as error:
+            if any(text in error.stderr for text in _ABSENT_OR_USED) or "image not known" in error.stderr:
+                return None
+            raise
+        config = item.get("Config") or {}
+        labels = {str(key): str(value) for key, value in (config.get("Labels") or {}).items()}
+        return ImageDetail(
+            f"sha256:{item.get('Id', '')}",
+            str(item.get("Digest", "")),
+            labels,
+            tuple(sorted(config.get("Volumes") or ())),
+        )
+
+    async def remove_remains(self, start: str) -> None:
+        listed = await self._json("ps", "--all", "--external", "--format", "json")
+        remains = [
+            str(item["Id"])
+            for item in listed
+            # podman-ps(1): --external lists builders' containers, which are in the storage and nowhere else
+            if item.get("Command") == ["buildah"] and str(item.get("Image", "")).startswith(start)
+        ]
+        if remains:
+            await self._ask("rm", "--force", "--ignore", *remains)
 
     async def import_image(self, layout: Path, name: str) -> None:
         await self._ask("pull", "--quiet", f"oci:{layout}:{name}", seconds=IMPORT)

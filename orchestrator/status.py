@@ -11,7 +11,7 @@ from apps.names import AppName
 from orchestrator.health import ContainerStatus
 from orchestrator.settled import settle
 
-PHASES: Final = ("verify", "import", "write", "start", "health", "done")
+PHASES: Final = ("verify", "import", "build", "write", "start", "health", "done")
 """The phases of an installation, in order."""
 
 

@@ -36,16 +36,10 @@ def require_supported(manifest: Manifest, *, podman: str | None = None, where: s
 
 
 def _found(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    for name, companion in manifest.companions.items():
-        if companion.build is not None:
-            yield f"companions.{name}.build", "images built on the node"
     if manifest.adopt.container_names:
         yield "adopt", "taking over existing containers"
     if manifest.permissions.host_network:
         yield "permissions.host_network", "the host's own network"
-    for name, container in manifest.containers.items():
-        if container.build is not None:
-            yield f"containers.{name}.build", "images built on the node"
     for name, volume in manifest.volumes.items():
         if volume.backup not in ("include", "exclude"):
             yield f"volumes.{name}.backup", "backups by dump"

@@ -93,6 +93,10 @@ class Systemd(Protocol):
         """The newest lines that containers wrote, oldest first, also of containers that are gone."""
         ...
 
+    async def said(self, service: str, *, lines: int) -> list[str]:
+        """The newest lines that a service of no container wrote, oldest first, without time and name."""
+        ...
+
 
 _PROPERTIES: Final = "Id,LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,ControlGroup"
 
@@ -167,6 +171,11 @@ class UserSystemd:
         count = min(max(lines, 1), MAX_LOG_LINES)
         argv = ("--quiet", "--no-pager", "--no-hostname", "--output=short-iso", f"--lines={count}", *names)
         done = (await run(("journalctl", "--user", *argv), seconds=QUICK)).checked()
+        return done.stdout.decode(errors="replace").splitlines()
+
+    async def said(self, service: str, *, lines: int) -> list[str]:
+        argv = ("--quiet", "--no-pager", "--output=cat", f"--lines={min(max(lines, 1), MAX_LOG_LINES)}")
+        done = (await run(("journalctl", "--user", *argv, f"--user-unit={service}"), seconds=QUICK)).checked()
         return done.stdout.decode(errors="replace").splitlines()
 
     async def _ask(self, argv: Sequence[str], *, seconds: float = QUICK) -> Completed:

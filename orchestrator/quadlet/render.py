@@ -102,6 +102,11 @@ class RenderedApp:
         """Services of the containers, in start order."""
         return tuple(container.service for container in self.containers)
 
+    @property
+    def builds(self) -> bool:
+        """Is any image of it built here?"""
+        return any(container.build is not None for container in self.containers)
+
     def with_built(self, built: Mapping[str, Built]) -> RenderedApp:
         """The same app with its images pinned that were built, by `name:tag`; others stay as they are."""
         files, containers = dict(self.files), []

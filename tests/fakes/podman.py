@@ -11,7 +11,7 @@ from apps.problems import Problem
 from orchestrator.faults import CommandFailed, CommandTimedOut
 from orchestrator.health import Check
 from orchestrator.links import LinkNetwork
-from orchestrator.podman import ContainerSeen, ImageSeen, Inventory
+from orchestrator.podman import ContainerSeen, ImageDetail, ImageSeen, Inventory
 from orchestrator.podman_care import Ailment, Signs
 from orchestrator.quadlet.keys import Version
 from tests.fakes.podman_machine import Box, Machine
@@ -62,6 +62,19 @@ class FakePodman:
         images = sorted(self._machine.images.items())
         return tuple(ImageSeen(id_, digest, name, tag) for (name, tag), (digest, id_) in images)
 
+    async def image(self, name: str) -> ImageDetail | None:
+        self._machine.enter("podman", "image", name)
+        at, _, tag = name.rpartition(":")
+        if (found := self._machine.images.get((at, tag))) is None:
+            return None
+        labels, volumes = self._machine.builds.details.get(found[1], ({}, ()))
+        return ImageDetail(found[1], found[0], labels, volumes)
+
+    async def remove_remains(self, start: str) -> None:
+        self._machine.enter("podman", "remove_remains", start)
+        remains = self._machine.builds.remains
+        self._machine.builds.remains = {id_: name for id_, name in remains.items() if not name.startswith(start)}
+
     async def import_image(self, layout: Path, name: str) -> None:
         self._machine.enter("podman", "import_image", name)
         index = json.loads((layout / "index.json").read_text())
@@ -77,7 +90,8 @@ class FakePodman:
         self._machine.enter("podman", "remove_image", name)
         at, _, tag = name.rpartition(":")
         found = self._machine.images.get((at, tag))
-        if found and not any(box.image == f"{at}@{found[0]}" for box in self._machine.containers.values()):
+        used = {box.image for box in self._machine.containers.values()} | set(self._machine.builds.remains.values())
+        if found and not used & {name, f"{at}@{found[0]}"}:
             del self._machine.images[at, tag]
 
     async def create_secret(self, name: str, value: bytes, labels: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from orchestrator.faults import CommandFailed, CommandTimedOut
 from orchestrator.links import LinkNetwork
 from orchestrator.quadlet.text import UnitFile, parse
+from tests.fakes.podman_builds import Store, begins_with, build
 
 
 class Crash(BaseException):
@@ -69,6 +70,9 @@ class Machine:
     forgotten: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Volumes on the disk that Podman does not know."""
     secrets: dict[str, bytes] = field(default_factory=dict)
+    builds: Store = field(default_factory=Store)
+    crash_in_build: bool = False
+    """The process that uses the machine ends while the next build is under way; the build does not."""
     ill: set[str] = field(default_factory=set)
     """Config digests of images that start and are never healthy."""
     crashing: set[str] = field(default_factory=set)
@@ -125,7 +129,7 @@ class Machine:
     def reload(self) -> None:
         self.loaded = {}
         for path in sorted(self.unit_dir.glob("*.*")) if self.unit_dir.is_dir() else ():
-            if path.is_file() and path.suffix in (".container", ".network", ".volume"):
+            if path.is_file() and path.suffix in (".build", ".container", ".network", ".volume"):
                 stem = path.stem if path.suffix == ".container" else f"{path.stem}-{path.suffix[1:]}"
                 text = path.read_text()
                 self.loaded[f"{stem}.service"] = (parse(path.name, text), text)
@@ -144,7 +148,9 @@ class Machine:
         unit, _ = self.loaded[service]
         kind = unit.name.rpartition(".")[2]
         getattr(self, f"_start_{kind}")(service, unit)
-        if self.services[service].active == "inactive":
+        if kind == "build":
+            del self.services[service]
+        elif self.services[service].active == "inactive":
             self.services[service] = Service("active", "running" if kind == "container" else "exited")
 
     def _start_network(self, service: str, unit: UnitFile) -> None:
@@ -161,6 +167,25 @@ class Machine:
         name = unit.values("Volume", "VolumeName")[0]
         content = self.forgotten.pop(name, ("", "empty"))[1]
         self.volumes.setdefault(name, (labels["archy.app"], content))
+
+    def _start_build(self, service: str, unit: UnitFile) -> None:
+        if self.crash_in_build:
+            self.crash_in_build = False
+            self.services[service] = Service("activating", "start")
+            self.crash()
+        known = {f"{name}:{tag}": id_ for (name, tag), (_, id_) in self.images.items()}
+        known |= {f"{name}@{digest}": id_ for (name, _), (digest, id_) in self.images.items()}
+        try:
+            built = build(unit, service, known, self.builds)
+        except CommandFailed:
+            self.services[service] = Service("failed", "failed")
+            raise
+        name, _, tag = built.name.rpartition(":")
+        self.images[name, tag] = (built.digest, built.id)
+
+    def _kill_build(self, unit: UnitFile) -> None:
+        """A build that is killed leaves the container that it worked in."""
+        self.builds.remains[self._new_id()] = begins_with(unit)
 
     def _start_container(self, service: str, unit: UnitFile) -> None:
         joined, own = {}, ""
@@ -231,6 +256,8 @@ class Machine:
             unit, _ = self.loaded[service]
             for name in unit.values("Container", "ContainerName"):
                 self.containers.pop(name, None)
+            if unit.name.endswith(".build") and self.services.get(service, Service()).active == "activating":
+                self._kill_build(unit)
         self.services.pop(service, None)
 
 

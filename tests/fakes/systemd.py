@@ -74,6 +74,10 @@ class FakeSystemd:
         self._machine.enter("systemd", "journal")
         return [f"{name}: started" for name in containers if name in self._machine.containers][-lines:]
 
+    async def said(self, service: str, *, lines: int) -> list[str]:
+        self._machine.enter("systemd", "said", service)
+        return self._machine.builds.said.get(service, [])[-lines:]
+
 
 def _generate(folder: Path) -> DryRun:
     made, complaints = set(), []

@@ -46,8 +46,12 @@ def make_bundle(
     name = name or app_name()
     containers = containers if containers is not None else {"web": container()}
     root = folder / f"{name.slug}-{version}"
+    root.mkdir(parents=True, exist_ok=True)
     packed: dict[str, Any] = {}
     for label, body in containers.items():
+        if "build" in body:
+            packed[label] = body
+            continue
         image = write_layout(root / "images" / label, f"{label} {version}".encode(), layer=layer, config=config)
         packed[label] = {"image": image} | body
     manifest: dict[str, Any] = {

@@ -9,6 +9,7 @@ from typing import TypeVar
 import trio
 from trio.testing import MockClock
 
+from orchestrator.build_folder import BuildFolder
 from orchestrator.derived import DerivedFolder
 from orchestrator.engine import Orchestrator
 from orchestrator.machine import Machine, Settings
@@ -20,6 +21,11 @@ from tests.fakes.podman_machine import Machine as World
 from tests.fakes.systemd import FakeSystemd
 
 T = TypeVar("T")
+
+ASKING = frozenset(
+    ("show", "containers", "inventory", "images", "image", "version", "dry_run", "journal", "said", "reset_failed")
+)
+"""Calls that change nothing."""
 
 
 class Node:
@@ -50,6 +56,7 @@ class Node:
             self.settings.data_dir / "staging",
             self.settings.prefix,
             DerivedFolder(self.settings.data_dir / "derived"),
+            BuildFolder(self.settings.data_dir / "builds"),
             self.care,
         )
         self.orchestrator = Orchestrator(self.settings, self.state, self.machine, "amd64")
@@ -77,8 +84,7 @@ class Node:
 
     def changes(self) -> list[tuple[str, str]]:
         """Calls that change something."""
-        asking = ("show", "containers", "inventory", "images", "version", "dry_run", "journal", "reset_failed")
-        return [call for call in self.world.calls if call[0] not in asking]
+        return [call for call in self.world.calls if call[0] not in ASKING]
 
     def units(self) -> list[str]:
         folder = self.settings.unit_dir

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from apps.builds import build_of, built_containers, input_digest
 from apps.names import AppName
 from apps.problems import Problem
 from orchestrator.bundle import Bundle
@@ -43,10 +44,11 @@ MORE: dict[AppName, dict[str, Any]] = {
         **EXPORTS,
     },
     IMPOSTOR: EXPORTS,
-    WORLD: {},
+    WORLD: {"companions": {"ui": {"build": {"context": "b"}, "serves": "web"}}},
     WALLET: {"dependencies": [{"id": "hello"}], "derived_files": [DERIVED]},
 }
-"""Hello has all that a node derives, chooses and does once; the wallet needs a hello, and Alice's comes first."""
+"""Hello has all that a node derives, chooses and does once; world has a companion that is built, of another context in
+each version; the wallet needs a hello, and Alice's comes first."""
 
 apps = st.sampled_from(APPS)
 versions = st.sampled_from(["1", "2", "3"])
@@ -71,6 +73,8 @@ class OrchestratorMachine(RuleBasedStateMachine):
     def release(self, app: AppName, version: str) -> Bundle:
         if (app, version) not in self.made:
             boxes, files = {"web": container(PORTS[app])}, FILES.get(app, {})
+            if app == WORLD:
+                files = {"b/Containerfile": "FROM scratch\nCOPY page /\n", "b/page": version}
             bundle = make_bundle(self.folder, version, name=app, containers=boxes, **MORE[app], **files_entry(files))
             write_files(bundle, files)
             self.made[app, version] = bundle
@@ -204,6 +208,25 @@ class OrchestratorMachine(RuleBasedStateMachine):
         record = self.node.state.app(app)
         return record.desired if record else ""
 
+    @rule(other_bytes=st.booleans())
+    def lose_the_images(self, other_bytes: bool) -> None:  # R-FM6
+        """Podman's state was mended without them: they come back from the bundle, imported or built again."""
+        self.node.world.images.clear()
+        self.node.world.builds.salt = "x" if other_bytes else ""
+        self.node.restart()
+        self.settle()
+
+    @precondition(lambda self: self.installed().get(WORLD))
+    @rule(version=versions)
+    def die_while_an_image_is_built(self, version: str) -> None:
+        self.node.world.crash_in_build = True
+        bundle = self.release(WORLD, version)
+        if self.do(lambda: self.node.orchestrator.install(bundle)):
+            self.stopped.discard(WORLD)
+        self.node.world.crash_in_build = False
+        self.settle()
+        self.follow(WORLD)
+
     @rule()
     def reboot(self) -> None:
         self.node.world.reboot()
@@ -247,6 +270,9 @@ class OrchestratorMachine(RuleBasedStateMachine):
 
     def settle(self) -> None:
         assert self.do(self.node.settle)  # invariant 1: converges, then nothing is left to do
+        assert not self.node.world.builds.remains
+        assert not any(service.endswith("-build.service") for service in self.node.world.services)
+        assert not [path for path in self.node.settings.data_dir.glob("builds/*/*") if path.is_dir()]  # R-ST10
         self.everybody_reads_what_holds()
 
     def everybody_reads_what_holds(self) -> None:  # R-FM2, R-MF8
@@ -295,7 +321,15 @@ class OrchestratorMachine(RuleBasedStateMachine):
         signed = {
             c.image.platforms[0].config for b in self.made.values() for c in b.manifest.containers.values() if c.image
         }
-        assert {box.image_id for box in self.node.world.containers.values()} <= signed
+        inputs = {
+            input_digest(b.manifest, build_of(box), "amd64")
+            for b in self.made.values()
+            for box in built_containers(b.manifest).values()
+        }
+        for box in self.node.world.containers.values():
+            if box.image_id not in signed:  # then it was built of what was signed (R-MF12)
+                assert self.node.world.builds.details[box.image_id][0]["archy.build"] in inputs
+                assert box.labels["archy.build"] in inputs
 
     @invariant()
     def a_port_has_one_owner(self) -> None:  # invariant 7
