@@ -42,8 +42,10 @@ class Disk:
 
     def create(self, path: Path) -> int:
         """Open a new file for writing and reading, 0600; never through a symbolic link."""
-        with told(path):
+        try:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as fault:
+            raise problem_of(fault, path) from fault
 
     def reopen(self, path: Path) -> int:
         """Open a data file that may exist already, 0600; never through a symbolic link."""
@@ -63,11 +65,13 @@ class Disk:
     def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int, path: Path) -> None:
         """Write all of `data` at `offset`."""
         view = memoryview(data)
-        with told(path):
+        try:
             while view:
                 written = os.pwrite(fd, view, offset)
                 view = view[written:]
                 offset += written
+        except OSError as fault:
+            raise problem_of(fault, path) from fault
 
     def sync_data(self, fd: int, path: Path) -> None:
         with told(path):
@@ -75,21 +79,27 @@ class Disk:
 
     def seal(self, fd: int, path: Path) -> None:
         """Make a complete file read-only and durable, metadata included."""
-        with told(path):
+        try:
             os.fchmod(fd, 0o444)
             os.fsync(fd)
+        except OSError as fault:
+            raise problem_of(fault, path) from fault
 
     def rename(self, source: Path, target: Path) -> None:
-        with told(target):
-            source.rename(target)
+        try:
+            os.rename(source, target)
+        except OSError as fault:
+            raise problem_of(fault, target) from fault
 
     def sync_folder(self, folder: Path) -> None:
-        with told(folder):
+        try:
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+        except OSError as fault:
+            raise problem_of(fault, folder) from fault
 
     def make_folder(self, folder: Path) -> None:
         """Create a folder (0700) whose parent exists, durably; nothing if it is there."""

@@ -62,14 +62,15 @@ class Incoming:
         self._disk.rename(temporary, place)
         self._disk.sync_folder(place.parent)
 
-    def bring(self, files: Iterable[tuple[Path, bytes | bytearray | memoryview]]) -> None:
-        """Write several files to their places, with one fsync for all that share a folder."""
+    def bring(self, files: Iterable[tuple[Path, str, bytes | bytearray | memoryview]]) -> None:
+        """Write several files to their folders and names, with one fsync for all that share a folder."""
         sealed: list[tuple[Path, Path]] = []
+        folders: dict[Path, None] = {}
         try:
-            for place, data in files:
-                sealed.append((self._new_path(), place))
+            for folder, name, data in files:
+                sealed.append((self._new_path(), folder / name))
+                folders[folder] = None
                 self._write_sealed(sealed[-1][0], data)
-            folders = dict.fromkeys(place.parent for _, place in sealed)
             self._disk.make_folders(folders)
             while sealed:
                 self._disk.rename(*sealed[-1])

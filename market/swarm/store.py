@@ -92,7 +92,8 @@ class Store:
     # --- complete blobs
 
     def has(self, digest: Digest) -> bool:
-        return self._place(digest).exists()
+        # Text, not a Path: asked for each of thousands of small blobs, and making a Path costs more than the question.
+        return os.path.exists(f"{self._blobs}/{digest.hex[:2]}/{digest.hex}")
 
     def path(self, digest: Digest) -> Path:
         """The read-only file of a complete blob. Raises NotStored."""
@@ -160,10 +161,13 @@ class Store:
         for digest, data in blobs:
             if blake3(data).digest() != digest.raw:
                 raise DamagedBlob("these bytes do not hash to that digest", where=digest.hex)
-        here = [digest for digest, _ in blobs if self.has(digest)]
-        for digest in here:
-            self.touch(digest)
-        self._incoming.bring((self._place(digest), data) for digest, data in blobs if digest not in here)
+        missing = []
+        for digest, data in blobs:
+            if self.has(digest):
+                self.touch(digest)
+            else:
+                missing.append((self._folder(digest), digest.hex, data))
+        self._incoming.bring(missing)
 
     def add_file(self, path: Path) -> BlobRef:
         """Copy a file into the store while hashing it, and store its piece list. Raises StoreFull, StoreUnusable."""
