@@ -106,7 +106,9 @@ def planner(rounds: int) -> dict[str, float]:
 
 
 def inside(node: Node, part: str, **order: int) -> dict[str, Any]:
-    argv = ["archy-python", "-m", "bench.orchestrator_node", part, json.dumps(order)]
+    # In a control group of the user's own, as the node's service is: elsewhere each podman asks systemd for one first.
+    scope = ("systemd-run", "--user", "--scope", "--quiet", "--collect")
+    argv = [*scope, "archy-python", "-m", "bench.orchestrator_node", part, json.dumps(order)]
     done = node.run(argv, cwd=SOURCE, timeout=SECONDS)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(f"==> {part} is measured", file=sys.stderr, flush=True)

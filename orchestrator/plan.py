@@ -50,8 +50,9 @@ from orchestrator.unit_folder import OwnedFile
 UP = ("active", "activating", "reloading")
 """States in which systemd runs a service, starts it, or will start it again."""
 
-ALIVE = ("running", "paused", "stopping", "restarting", "removing")
-"""States in which Podman has a container whose process lives, or is about to end in order (podman-ps(1))."""
+ALIVE = ("initialized", "running", "paused", "stopping", "restarting", "removing")
+"""States in which Podman has a container whose process lives, begins (systemd hears of it a moment before Podman
+writes it down) or is about to end in order. One whose process Podman lost track of is `created` again, or `exited`."""
 
 NETWORK_WAIT = 100
 """Seconds that Podman's own podman-user-wait-network-online.service may hold a first start back (it gives up at 90)."""
