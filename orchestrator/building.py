@@ -92,6 +92,7 @@ async def build_image(
                 await machine.systemd.start((build.service,), seconds=build.seconds)
         detail = await machine.podman.image(build.tag)
         if detail is None or detail.labels.get("archy.build") != build.inputs:
+            await machine.podman.remove_image(build.tag)  # one that loses its name to another is nobody's
             detail = await _built(machine, build, label, names, manifest, root, arch)
         container = built_containers(manifest)[label]
         try:
@@ -113,7 +114,8 @@ async def _built(
     scratch = f"{build.name}:{SCRATCH}"
     if found.from_scratch:
         folder = machine.builds.folder / names.slug / label / SCRATCH
-        write_index(folder, write_empty(folder, arch), scratch)
+        labels = {"archy.app": names.slug, "archy.container": label}
+        write_index(folder, write_empty(folder, arch, labels), scratch)
         await machine.podman.import_image(folder, scratch)
     own = own_images(manifest, arch)
     text = found.text({base: f"{names.image(own[base])}@{base}" for base in found.bases}, scratch)

@@ -84,8 +84,9 @@ def refuse_triggers(layout: Layout, *, where: str) -> None:
         raise Refused("the base has ONBUILD instructions", where=where, remedy="the publisher has to remove them")
 
 
-def write_empty(folder: Path, arch: str) -> Layout:
-    """A layout of an image with nothing in it, without index.json."""
+def write_empty(folder: Path, arch: str, labels: Mapping[str, str]) -> Layout:
+    """A layout of an image with nothing in it but labels, without index.json. Images of the same content are one image
+    with several names at Podman; labels keep them apart."""
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     (folder / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
@@ -97,7 +98,9 @@ def write_empty(folder: Path, arch: str) -> Layout:
         return {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(raw)}
 
     rootfs: dict[str, Any] = {"type": "layers", "diff_ids": []}
-    config = write(_CONFIG_TYPE, {"architecture": arch, "os": "linux", "config": {}, "rootfs": rootfs})
+    config = write(
+        _CONFIG_TYPE, {"architecture": arch, "os": "linux", "config": {"Labels": dict(labels)}, "rootfs": rootfs}
+    )
     body = {"schemaVersion": 2, "mediaType": _MANIFEST_TYPE, "config": config, "layers": []}
     manifest = write(_MANIFEST_TYPE, body)
     return Layout(folder, manifest["digest"], manifest["size"], config["digest"], (), ())

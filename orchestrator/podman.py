@@ -56,6 +56,11 @@ class ImageSeen:
     """`localhost/archy/<slug>/<container>` without tag."""
     tag: str = ""
 
+    @property
+    def pinned(self) -> str:
+        """As a unit names it."""
+        return f"{self.name}@{self.digest}"
+
 
 @dataclass(frozen=True, slots=True)
 class ImageDetail:
@@ -229,7 +234,8 @@ class RootlessPodman:
 
     async def images(self, prefix: str) -> tuple[ImageSeen, ...]:
         listed = await self._list("/images/json?all=true", "images", "--all", "--digests", "--format", "json")
-        return tuple(seen for item in listed for seen in _images(item, f"localhost/{prefix}/"))
+        # One image with several names is listed once for each, with all of them
+        return tuple(dict.fromkeys(seen for item in listed for seen in _images(item, f"localhost/{prefix}/")))
 
     async def _secret_names(self) -> list[str]:
         if (listed := await self._service_list("/secrets/json")) is not None:

@@ -69,8 +69,8 @@ def clean(node: Node) -> Iterator[Node]:
 
 @pytest.mark.timeout(400)  # thirty apps, one after the other
 def test_real_systemd_and_podman_keep_the_contract(node: Node) -> None:
-    suite = "tests/orchestrator/test_contract.py"
-    argv = ["archy-python", "-m", "pytest", "-p", "no:cacheprovider", "-q", suite]
+    suites = ("tests/orchestrator/test_contract.py", "tests/orchestrator/test_contract_builds.py")
+    argv = ["archy-python", "-m", "pytest", "-p", "no:cacheprovider", "-q", *suites]
     done = node.run(argv, cwd=SOURCE, env={"ARCHY_CONTRACT": "real"}, timeout=3 * DEADLINE, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
 
