@@ -17,7 +17,8 @@ from apps.manifest_parts import Setting
 from apps.names import AppName
 from apps.problems import Problem, Refused
 from orchestrator.names import Names
-from orchestrator.plan import ALIVE, Observed
+from orchestrator.plan import Observed
+from orchestrator.plan_units import ALIVE
 from orchestrator.quadlet.render import RenderedApp, setting_text
 from orchestrator.quadlet.text import UnitFile, parse
 from orchestrator.settled import Ports, fits

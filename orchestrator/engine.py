@@ -28,7 +28,8 @@ from orchestrator.keeping import Keeper
 from orchestrator.links import StillNeeded
 from orchestrator.machine import Machine, Settings
 from orchestrator.operations import Operations, Proven
-from orchestrator.plan import Observed, stop_seconds, unclaimed
+from orchestrator.plan import Observed, unclaimed
+from orchestrator.plan_units import stop_seconds
 from orchestrator.rounds import Rounds
 from orchestrator.standing import Standing
 from orchestrator.state import State

@@ -32,7 +32,8 @@ from orchestrator.links import (
 )
 from orchestrator.machine import Machine
 from orchestrator.names import Names
-from orchestrator.plan import Absent, Wanted, stop_seconds
+from orchestrator.plan import Absent, Wanted
+from orchestrator.plan_units import stop_seconds
 from orchestrator.quadlet.keys import Version
 from orchestrator.quadlet.render import NO_LINKS, RenderedApp, Target, render
 from orchestrator.quadlet.text import literal

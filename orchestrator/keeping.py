@@ -21,7 +21,7 @@ from orchestrator.faults import Waiting
 from orchestrator.generations import Generations, Loaded
 from orchestrator.health import checks, ready, window
 from orchestrator.machine import Machine
-from orchestrator.plan import stop_seconds
+from orchestrator.plan_units import stop_seconds
 from orchestrator.secret_care import lost_for_good, restore_secrets
 from orchestrator.state import AppRecord, State
 from orchestrator.steps import StopUnits

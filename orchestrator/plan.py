@@ -14,45 +14,42 @@ from types import MappingProxyType
 
 from orchestrator.derived import DerivedFile, DerivedSeen
 from orchestrator.links import link_prefix
-from orchestrator.names import Names, first_turn, service_of
+from orchestrator.names import Names, service_of
+from orchestrator.plan_stock import (
+    collect,
+    in_network,
+    lacking,
+    links,
+    lost_volumes,
+    network_differs,
+    new_network,
+    provide,
+    removal,
+)
+from orchestrator.plan_units import stop_seconds, up, vanished
 from orchestrator.podman import ContainerSeen, Inventory
-from orchestrator.quadlet.build import UNBUILT
 from orchestrator.quadlet.render import STOP_MARGIN, RenderedApp, RenderedContainer
 from orchestrator.shares import Shares
 from orchestrator.steps import (
     BuildImage,
     ClearBuilds,
     Connect,
-    CreateLink,
     DaemonReload,
-    ImportImage,
     Reload,
     RemoveBuilds,
     RemoveContainers,
     RemoveDerived,
-    RemoveImages,
     RemoveLink,
-    RemoveNetwork,
-    RemoveSecrets,
-    RemoveVolume,
     ResetFailed,
     Restart,
     Start,
     Step,
     StopUnits,
     WriteDerived,
-    WriteSecrets,
     WriteUnits,
 )
 from orchestrator.systemd import UnitState
 from orchestrator.unit_folder import OwnedFile
-
-UP = ("active", "activating", "reloading")
-"""States in which systemd runs a service, starts it, or will start it again."""
-
-ALIVE = ("initialized", "running", "paused", "stopping", "restarting", "removing")
-"""States in which Podman has a container whose process lives, begins (systemd hears of it a moment before Podman
-writes it down) or is about to end in order. One whose process Podman lost track of is `created` again, or `exited`."""
 
 NETWORK_WAIT = 100
 """Seconds that Podman's own podman-user-wait-network-online.service may hold a first start back (it gives up at 90)."""
@@ -102,23 +99,42 @@ class Observed:
         """What each app has of it."""
         return Shares(self.files, self.containers, self.inventory)
 
-    def of(self, want: Wanted | Absent) -> Observed:
-        """The share of it that a plan for one app reads: a tick plans for all of them, from one look."""
-        names = want.app.names if isinstance(want, Wanted) else want.names
-        named = [box.name for box in want.app.containers] if isinstance(want, Wanted) else []
-        inventory = self.shares.inventory(names)
-        containers = self.shares.containers(names.slug, named, inventory.links if inventory else ())
-        return Observed(self.shares.files(names.slug), self.services, containers, inventory, self.derived, self.builds)
+
+@dataclass(slots=True)
+class _Share:
+    """What a plan for one app reads of a look: a tick plans for all of them, from one look."""
+
+    owned: Mapping[str, str]
+    """Its unit files: name -> text."""
+    services: Mapping[str, UnitState]
+    containers: tuple[ContainerSeen, ...]
+    boxes: Mapping[str, ContainerSeen]
+    """The same by name."""
+    inventory: Inventory | None
+    derived: DerivedSeen | None
+    builds: frozenset[str] | None
+    """Begun and not cleared; None without a folder for them."""
+
+
+def _share(names: Names, named: Iterable[str], seen: Observed) -> _Share | None:
+    """None while systemd or Podman is unknown."""
+    shares, slug = seen.shares, names.slug
+    inventory = shares.inventory(names)
+    containers = shares.containers(slug, named, inventory.links if inventory else ())
+    if seen.services is None or containers is None:
+        return None
+    boxes = {box.name: box for box in containers}
+    owned, begun = shares.texts(slug), seen.builds.get(slug)
+    return _Share(owned, seen.services, containers, boxes, inventory, seen.derived.get(slug), begun)
 
 
 def plan(want: Wanted | Absent, seen: Observed) -> tuple[Step, ...]:
     """The steps for one app, in the order in which they are to be taken."""
-    seen = seen.of(want)
-    if seen.services is None or seen.containers is None:
-        return ()
     if isinstance(want, Absent):
-        return tuple(_remove(want, seen, seen.services, seen.containers))
-    return tuple(_converge(want, seen, seen.services, seen.containers))
+        share = _share(want.names, (), seen)
+        return () if share is None else tuple(_remove(want, share))
+    share = _share(want.app.names, [box.name for box in want.app.containers], seen)
+    return () if share is None else tuple(_converge(want, share))
 
 
 def unclaimed(known: frozenset[str], seen: Observed) -> tuple[str, ...]:
@@ -130,93 +146,63 @@ def unclaimed(known: frozenset[str], seen: Observed) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _owned(slug: str, seen: Observed) -> dict[str, str]:
-    return {name: file.text for name, file in seen.files.items() if file.owner == slug}
-
-
-def _up(services: Mapping[str, UnitState], name: str) -> bool:
-    state = services.get(name)
-    return state is not None and state.active in UP
-
-
 def _known(services: Mapping[str, UnitState], name: str) -> bool:
     state = services.get(name)
     return state is not None and (state.load, state.active) != ("not-found", "inactive")
 
 
-def _converge(
-    want: Wanted, seen: Observed, services: Mapping[str, UnitState], containers: tuple[ContainerSeen, ...]
-) -> Iterator[Step]:
-    app = want.app
-    files = {**app.files, **(app.boot if want.running else {})}
-    owned = _owned(app.names.slug, seen)
-    changed = {name: text for name, text in files.items() if owned.get(name) != text}
-    removed = tuple(sorted(set(owned) - set(files)))
-    if want.running and seen.inventory is not None:
-        yield from _provide(app, seen.inventory)
-    if lacking := _lacking(app, seen.inventory) if want.running else []:
+def _converge(want: Wanted, seen: _Share) -> Iterator[Step]:
+    app, services, owned = want.app, seen.services, seen.owned
+    stock = seen.inventory if want.running else None
+    files = app.every if want.running else app.files
+    changed: dict[str, str] = {}
+    removed: tuple[str, ...] = ()
+    if owned != files:
+        changed = {name: text for name, text in files.items() if owned.get(name) != text}
+        removed = tuple(sorted(owned.keys() - files.keys()))
+    if stock is not None:
+        yield from provide(app, stock)
+    if missing := lacking(app, seen.inventory) if want.running else []:
         # What units pin is known once these are built: another look plans on from there
-        yield from _build(app, lacking, owned)
+        yield from _build(app, missing, owned)
         return
-    if begun := tuple(sorted(seen.builds.get(app.names.slug, ()))):
-        yield ClearBuilds(begun)
-    if want.running and seen.inventory is not None:
-        yield from _links(app, seen.inventory, containers)
-    leaving = tuple(s for s in map(service_of, removed) if s and _up(services, s))
+    if seen.builds:
+        yield ClearBuilds(tuple(sorted(seen.builds)))
+    if stock is not None:
+        yield from links(app, stock, seen.containers)
+    leaving = tuple(s for s in map(service_of, removed) if s and up(services, s))
     if not want.running:
-        leaving += tuple(reversed([c.service for c in app.containers if _up(services, c.service)]))
+        leaving += tuple(reversed([c.service for c in app.containers if up(services, c.service)]))
     if leaving:
         yield StopUnits(leaving, stop_seconds(app))
-    stale = want.running and seen.inventory is not None and _network_differs(app, seen.inventory)
-    if stale and seen.inventory is not None:
-        yield from _new_network(app, services, seen.inventory)
-    elif want.running and seen.inventory is not None:
-        lost = tuple(_lost_volumes(app, services, containers, seen.inventory))
-        stale = any(isinstance(step, StopUnits) and set(step.services) & set(app.services) for step in lost)
-        yield from lost
-    behind = _behind(want, seen, containers) if want.running else {}
-    if want.running:
-        yield from _derive(want, seen, behind)
+    stale = False
+    if stock is not None and network_differs(app, stock):
+        stale = True
+        yield from new_network(app, services, stock)
+    elif stock is not None:
+        for step in lost_volumes(app, services, seen.boxes, stock):
+            stale = stale or (isinstance(step, StopUnits) and bool(set(step.services) & set(app.services)))
+            yield step
+    behind: Mapping[str, tuple[str, str]] = {}
+    if want.running and (want.derived or seen.derived is not None):
+        differing = _differing(want, seen)
+        behind = _behind(want, seen, differing)
+        yield from _derive(want, seen, differing, behind)
     if changed or removed:
         yield WriteUnits(MappingProxyType(changed), removed)
     if changed or removed or _unloaded(app, services):
         yield DaemonReload()
-    if not want.running:
-        yield from _forget(app.services, services)
     if want.running:
-        yield from _run(app, services, containers, behind, stopped=stale)
+        yield from _run(app, services, seen.boxes, behind, stopped=stale)
+    else:
+        yield from _forget(app.services, services)
     if seen.inventory is not None:
-        yield from _collect(want, seen.inventory)
+        yield from collect(app, want.keep, seen.inventory)
 
 
 def _forget(names: Iterable[str], services: Mapping[str, UnitState]) -> Iterator[Step]:
     if failed := tuple(name for name in names if name in services and services[name].active == "failed"):
         yield ResetFailed(failed)
-
-
-def stop_seconds(app: RenderedApp) -> int:
-    """Systemd stops what needs one another in turn, each with its own grace; the deadline is the sum."""
-    return sum(container.grace + STOP_MARGIN for container in app.containers)
-
-
-def _provide(app: RenderedApp, inventory: Inventory) -> Iterator[Step]:
-    lacking = tuple(name for name in app.secrets if app.names.secret(name) not in inventory.secrets)
-    if lacking:
-        yield WriteSecrets(lacking)
-    there = {f"{image.name}@{image.digest}" for image in inventory.images}
-    for container in app.containers:
-        if container.build is None and container.image not in there:
-            yield ImportImage(container.label, container.image)
-
-
-def _lacking(app: RenderedApp, inventory: Inventory | None) -> list[RenderedContainer]:
-    """Containers whose image is to be built: it never was, or Podman has lost it."""
-    there = None if inventory is None else {f"{image.name}@{image.digest}" for image in inventory.images}
-    return [
-        box
-        for box in app.containers
-        if box.build is not None and (box.image.endswith(UNBUILT) or (there is not None and box.image not in there))
-    ]
 
 
 def _build(app: RenderedApp, lacking: list[RenderedContainer], owned: Mapping[str, str]) -> Iterator[Step]:
@@ -229,62 +215,6 @@ def _build(app: RenderedApp, lacking: list[RenderedContainer], owned: Mapping[st
         yield BuildImage(label, build)
 
 
-def _network_differs(app: RenderedApp, inventory: Inventory) -> bool:
-    """Gone behind its service's back, or made by another version: the service does not make it again by itself."""
-    return inventory.networks.get(app.network) != app.network_spec
-
-
-def _new_network(app: RenderedApp, services: Mapping[str, UnitState], inventory: Inventory) -> Iterator[Step]:
-    users = tuple(reversed([c.service for c in app.containers if _up(services, c.service)]))
-    service = (app.names.network_service,) if _up(services, app.names.network_service) else ()
-    if users or service:
-        yield StopUnits(users + service, stop_seconds(app))
-    if app.network in inventory.networks:
-        yield RemoveNetwork(app.network)
-
-
-def _lost_volumes(
-    app: RenderedApp,
-    services: Mapping[str, UnitState],
-    containers: tuple[ContainerSeen, ...],
-    inventory: Inventory,
-) -> Iterator[Step]:
-    """A volume that Podman does not know would be made by `podman run`, without its owner and its labels."""
-    lost = tuple(f"{name}-volume.service" for name in app.volumes if name not in inventory.volumes)
-    if not lost:
-        return
-    users = tuple(reversed([c.service for c in app.containers if _up(services, c.service)]))
-    if users and not any(_vanished(c, services, containers) for c in app.containers):
-        return  # they run on it
-    active = tuple(service for service in lost if _up(services, service))
-    if active:
-        yield StopUnits(users + active, stop_seconds(app) if users else STOP_MARGIN)
-
-
-def _vanished(
-    container: RenderedContainer, services: Mapping[str, UnitState], containers: tuple[ContainerSeen, ...]
-) -> bool:
-    """Systemd runs it and Podman does not know it, or knows it as ended: Podman lost its state (R-FM6)."""
-    unit = services.get(container.service)
-    if unit is None or unit.active != "active":
-        return False
-    return not any(seen.name == container.name and seen.state in ALIVE for seen in containers)
-
-
-def _collect(want: Wanted, inventory: Inventory) -> Iterator[Step]:
-    """Secrets that were rotated away, and images of generations that are no longer kept."""
-    current = {want.app.names.secret(label) for label in want.app.secrets}
-    if others := inventory.secrets - current:
-        bases = {first_turn(name) for name in current}
-        if old := sorted(name for name in others if first_turn(name) in bases):
-            yield RemoveSecrets(tuple(old))
-    start = want.app.names.image("")
-    kept = want.keep | {container.image for container in want.app.containers}
-    images = [i for i in inventory.images if i.name.startswith(start) and i.tag and f"{i.name}@{i.digest}" not in kept]
-    if images:
-        yield RemoveImages(tuple(sorted(f"{image.name}:{image.tag}" for image in images)))
-
-
 def _unloaded(app: RenderedApp, services: Mapping[str, UnitState]) -> bool:
     """A crash between writing and reloading leaves files that systemd has not read."""
     for container in app.containers:
@@ -294,82 +224,68 @@ def _unloaded(app: RenderedApp, services: Mapping[str, UnitState]) -> bool:
     return False
 
 
-def _differing(want: Wanted, seen: Observed) -> tuple[DerivedFile, ...]:
-    there = seen.derived.get(want.app.names.slug, DerivedSeen()).files
+def _differing(want: Wanted, seen: _Share) -> tuple[DerivedFile, ...]:
+    there = seen.derived.files if seen.derived is not None else {}
     return tuple(file for file in want.derived if there.get(file.path) != file.mark)
 
 
-def _behind(want: Wanted, seen: Observed, containers: tuple[ContainerSeen, ...]) -> dict[str, tuple[str, str]]:
+def _behind(want: Wanted, seen: _Share, differing: tuple[DerivedFile, ...]) -> dict[str, tuple[str, str]]:
     """Running containers that have not seen their newest derived files: (id, restart or reload) by label."""
-    running = {box.name: box.id for box in containers}
+    names = want.app.names
+    running = {name: box.id for name, box in seen.boxes.items()}
     found: dict[str, tuple[str, str]] = {}
-    for label, (waiting, action) in seen.derived.get(want.app.names.slug, DerivedSeen()).pending.items():
-        if running.get(want.app.names.container(label)) == waiting:
+    for label, (waiting, action) in seen.derived.pending.items() if seen.derived is not None else ():
+        if running.get(names.container(label)) == waiting:
             found[label] = (waiting, action)
-    for file in _differing(want, seen):
-        id_ = running.get(want.app.names.container(file.container))
+    for file in differing:
+        id_ = running.get(names.container(file.container))
         if id_ is not None and file.on_change != "none" and found.get(file.container, ("", ""))[1] != "restart":
             found[file.container] = (id_, file.on_change)
     return found
 
 
-def _derive(want: Wanted, seen: Observed, behind: Mapping[str, tuple[str, str]]) -> Iterator[Step]:
-    there = seen.derived.get(want.app.names.slug, DerivedSeen()).files
-    files = _differing(want, seen)
+def _derive(
+    want: Wanted, seen: _Share, differing: tuple[DerivedFile, ...], behind: Mapping[str, tuple[str, str]]
+) -> Iterator[Step]:
+    there = seen.derived.files if seen.derived is not None else {}
     removed = tuple(sorted(set(there) - {file.path for file in want.derived}))
-    if files or removed:
-        yield WriteDerived(files, removed, MappingProxyType(dict(behind)))
+    if differing or removed:
+        yield WriteDerived(differing, removed, MappingProxyType(dict(behind)))
 
 
 def _run(
     app: RenderedApp,
     services: Mapping[str, UnitState],
-    containers: tuple[ContainerSeen, ...],
+    boxes: Mapping[str, ContainerSeen],
     behind: Mapping[str, tuple[str, str]],
     *,
     stopped: bool,
 ) -> Iterator[Step]:
-    by_name = {seen.name: seen for seen in containers}
     for container in app.containers:
-        if stopped or not _up(services, container.service):
+        if stopped or not up(services, container.service):
             known = _known(services, container.service)
             yield Start(container.service, container.start_timeout + NETWORK_WAIT, known)
             continue
-        running, action = by_name.get(container.name), behind.get(container.label, ("", ""))[1]
+        running = boxes.get(container.name)
+        action = behind[container.label][1] if container.label in behind else ""
         differs = running is not None and not _same(container, running)
-        if action == "restart" or differs or _vanished(container, services, containers):
+        if action == "restart" or differs or vanished(container, services, boxes):
             seconds = container.start_timeout + container.grace + STOP_MARGIN + NETWORK_WAIT
             yield Restart(container.service, seconds)  # R-ST19
             continue
         if action == "reload":
             yield Reload(container.label, container.name)
-        if running is not None:
+        if running is not None and (container.joined or running.networks):
             yield from _join(container, running, app.names.prefix)
-
-
-def _links(
-    app: RenderedApp, inventory: Inventory, containers: tuple[ContainerSeen, ...]
-) -> Iterator[CreateLink | RemoveLink]:
-    """Shared networks that are wanted and not there, or there for nothing."""
-    wanted = {network.name: network for network in app.links}
-    for name, seen in sorted(inventory.links.items()):
-        if app.names.slug in (seen.provider, seen.dependant) and wanted.get(name) != seen:
-            yield RemoveLink(name, _in_network(name, containers))
-    for name, network in wanted.items():
-        if inventory.links.get(name) != network:
-            yield CreateLink(network)
-
-
-def _in_network(name: str, containers: tuple[ContainerSeen, ...]) -> tuple[str, ...]:
-    return tuple(sorted(box.name for box in containers if name in box.networks))
 
 
 def _join(container: RenderedContainer, running: ContainerSeen, prefix: str) -> Iterator[Connect | RemoveLink]:
     for network, aliases in sorted(container.joined.items()):
         if network not in running.networks:
             yield Connect(network, container.name, aliases)
-    for network in sorted(running.networks - set(container.joined)):
-        if network.startswith(link_prefix(prefix)):
+    start = link_prefix(prefix)
+    for network in sorted(running.networks.difference(container.joined)):
+        if network.startswith(start):
             yield RemoveLink(network, (container.name,), kept=True)
 
 
@@ -378,43 +294,26 @@ def _same(container: RenderedContainer, running: ContainerSeen) -> bool:
     return running.labels.get("archy.spec") == container.spec and running.image_id == container.config
 
 
-def _remove(
-    want: Absent, seen: Observed, services: Mapping[str, UnitState], containers: tuple[ContainerSeen, ...]
-) -> Iterator[Step]:
-    slug = want.names.slug
-    owned = tuple(sorted(_owned(slug, seen)))
+def _remove(want: Absent, seen: _Share) -> Iterator[Step]:
+    slug, services = want.names.slug, seen.services
+    owned = tuple(sorted(seen.owned))
     known = dict.fromkeys((*want.services, *filter(None, map(service_of, owned)), want.names.network_service))
-    up = tuple(service for service in known if _up(services, service))
-    if up:
-        yield StopUnits(up, want.seconds)
+    running = tuple(service for service in known if up(services, service))
+    if running:
+        yield StopUnits(running, want.seconds)
     if owned:
         yield WriteUnits(MappingProxyType({}), owned)
     if owned or any(services[service].load == "loaded" for service in known if service in services):
         yield DaemonReload()
     yield from _forget(known, services)
-    if left := tuple(sorted(c.name for c in containers if c.labels.get("archy.app") == slug)):
+    if left := tuple(sorted(c.name for c in seen.containers if c.labels.get("archy.app") == slug)):
         yield RemoveContainers(left)
-    if slug in seen.derived:
+    if seen.derived is not None:
         yield RemoveDerived()
-    if slug in seen.builds:
-        yield RemoveBuilds(tuple(sorted(seen.builds[slug])))
+    if seen.builds is not None:
+        yield RemoveBuilds(tuple(sorted(seen.builds)))
     if seen.inventory is not None:
-        yield from _remove_inventory(want, seen.inventory)
+        yield from removal(want.names, want.secrets, seen.inventory, purge=want.purge, spare=want.spare)
         for name, link in sorted(seen.inventory.links.items()):
             if slug in (link.provider, link.dependant):
-                yield RemoveLink(name, _in_network(name, containers))
-
-
-def _remove_inventory(want: Absent, inventory: Inventory) -> Iterator[Step]:
-    names = want.names
-    if names.network in inventory.networks:
-        yield RemoveNetwork(names.network)
-    bases = {first_turn(name) for name in want.secrets}
-    if secrets := tuple(sorted(name for name in inventory.secrets if first_turn(name) in bases)):
-        yield RemoveSecrets(secrets)
-    start = names.image("")
-    if images := sorted(f"{i.name}:{i.tag}" for i in inventory.images if i.name.startswith(start) and i.tag):
-        yield RemoveImages(tuple(images))
-    for volume, owner in sorted(inventory.volumes.items()):
-        if want.purge and owner == names.slug and volume not in want.spare:
-            yield RemoveVolume(volume)
+                yield RemoveLink(name, in_network(name, seen.containers))

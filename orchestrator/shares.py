@@ -7,6 +7,7 @@ of the share, not of the machine. Pure.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -24,15 +25,15 @@ class Shares:
     def __init__(
         self, files: Mapping[str, OwnedFile], containers: tuple[ContainerSeen, ...] | None, inventory: Inventory | None
     ) -> None:
-        self._files: dict[str, dict[str, OwnedFile]] = {}
+        self._texts: defaultdict[str, dict[str, str]] = defaultdict(dict)
         for name, file in files.items():
-            self._files.setdefault(file.owner, {})[name] = file
+            self._texts[file.owner][name] = file.text
         self._boxes = None if containers is None else _Boxes(containers)
         self._inventory = None if inventory is None else _Goods(inventory)
 
-    def files(self, slug: str) -> Mapping[str, OwnedFile]:
-        """Unit files that say that they are this app's."""
-        return self._files.get(slug, {})
+    def texts(self, slug: str) -> Mapping[str, str]:
+        """Unit files that say that they are this app's: name -> text."""
+        return self._texts.get(slug, {})
 
     def inventory(self, names: Names) -> Inventory | None:
         """Images, secrets and links of this app; networks and volumes are looked up by name, and all there."""
@@ -45,22 +46,24 @@ class Shares:
 
 class _Boxes:
     def __init__(self, containers: tuple[ContainerSeen, ...]) -> None:
-        self._by_app: dict[str, list[ContainerSeen]] = {}
-        self._by_name: dict[str, list[ContainerSeen]] = {}
-        self._by_network: dict[str, list[ContainerSeen]] = {}
+        self._by_app: defaultdict[str, list[ContainerSeen]] = defaultdict(list)
+        self._by_name: defaultdict[str, list[ContainerSeen]] = defaultdict(list)
+        self._by_network: defaultdict[str, list[ContainerSeen]] = defaultdict(list)
         for box in containers:
-            self._by_app.setdefault(box.labels.get("archy.app", ""), []).append(box)
-            self._by_name.setdefault(box.name, []).append(box)
+            self._by_app[_app(box)].append(box)
+            self._by_name[box.name].append(box)
             for network in box.networks:
-                self._by_network.setdefault(network, []).append(box)
+                self._by_network[network].append(box)
 
     def of(self, slug: str, named: Iterable[str], networks: Iterable[str]) -> tuple[ContainerSeen, ...]:
-        found = {id(box): box for box in self._by_app.get(slug, ())}
-        for name in named:
-            found.update((id(box), box) for box in self._by_name.get(name, ()))
-        for network in networks:
-            found.update((id(box), box) for box in self._by_network.get(network, ()))
-        return tuple(found.values())
+        own = self._by_app.get(slug, [])
+        others = [box for name in named for box in self._by_name.get(name, ()) if _app(box) != slug]
+        others += [box for network in networks for box in self._by_network.get(network, ()) if _app(box) != slug]
+        return (*own, *{id(box): box for box in others}.values()) if others else tuple(own)
+
+
+def _app(box: ContainerSeen) -> str:
+    return box.labels.get("archy.app", "")
 
 
 class _Goods:

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -81,9 +81,12 @@ class RenderedContainer:
     """How its image is built here; `image` names UNBUILT and `config` is empty until that was done."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RenderedApp:
-    """All files of an app (name in the unit folder -> text) and the order in which its containers start."""
+    """All files of an app (name in the unit folder -> text) and the order in which its containers start.
+
+    Every tick plans with the same ones again, hence what is kept.
+    """
 
     names: Names
     files: Mapping[str, str]
@@ -97,12 +100,22 @@ class RenderedApp:
     """Names of generated secrets, as the manifest has them."""
     links: tuple[LinkNetwork, ...] = ()
 
-    @property
+    @cached_property
+    def every(self) -> Mapping[str, str]:
+        """The files of an app that is to run."""
+        return {**self.files, **self.boot}
+
+    @cached_property
+    def podman_secrets(self) -> Mapping[str, str]:
+        """Names of its secrets at Podman, by those in the manifest."""
+        return {label: self.names.secret(label) for label in self.secrets}
+
+    @cached_property
     def services(self) -> tuple[str, ...]:
         """Services of the containers, in start order."""
         return tuple(container.service for container in self.containers)
 
-    @property
+    @cached_property
     def builds(self) -> bool:
         """Is any image of it built here?"""
         return any(container.build is not None for container in self.containers)
