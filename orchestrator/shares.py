@@ -9,14 +9,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
 
 from orchestrator.links import LinkNetwork
 from orchestrator.names import Names
-from orchestrator.podman import ContainerSeen, Inventory
+from orchestrator.podman import ContainerSeen, ImageSeen, Inventory
 from orchestrator.unit_folder import OwnedFile
-
-T = TypeVar("T")
 
 
 class Shares:
@@ -69,8 +66,9 @@ def _app(box: ContainerSeen) -> str:
 class _Goods:
     def __init__(self, inventory: Inventory) -> None:
         self._all = inventory
-        self._images = sorted(inventory.images, key=lambda image: image.name)
-        self._image_names = [image.name for image in self._images]
+        self._images: defaultdict[str, list[ImageSeen]] = defaultdict(list)
+        for image in inventory.images:
+            self._images[image.name.rpartition("/")[0]].append(image)
         self._secrets = sorted(inventory.secrets)
         self._links: dict[str, dict[str, LinkNetwork]] = {}
         for name, link in inventory.links.items():
@@ -78,15 +76,11 @@ class _Goods:
                 self._links.setdefault(slug, {})[name] = link
 
     def of(self, names: Names) -> Inventory:
-        secrets = _starting(names.secret(""), self._secrets, self._secrets)
-        images = _starting(names.image(""), self._image_names, self._images)
+        start = names.secret("")
+        begin = end = bisect_left(self._secrets, start)
+        while end < len(self._secrets) and self._secrets[end].startswith(start):
+            end += 1
+        images = self._images.get(names.image("").rstrip("/"), ())
         links = self._links.get(names.slug, {})
-        return Inventory(tuple(images), self._all.networks, self._all.volumes, frozenset(secrets), links)
-
-
-def _starting(start: str, keys: list[str], values: list[T]) -> list[T]:
-    """The values whose key begins so; keys are sorted."""
-    begin = end = bisect_left(keys, start)
-    while end < len(keys) and keys[end].startswith(start):
-        end += 1
-    return values[begin:end]
+        secrets = frozenset(self._secrets[begin:end])
+        return Inventory(tuple(images), self._all.networks, self._all.volumes, secrets, links)
