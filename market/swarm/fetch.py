@@ -9,10 +9,8 @@ from __future__ import annotations
 import secrets
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial as bind
 from types import TracebackType
 from typing import Final, TypeVar
 
@@ -20,13 +18,12 @@ import trio
 
 from market.errors import Problem
 from market.model import BlobRef, Digest
-from market.swarm.bodies import Abort
 from market.swarm.errors import AllSourcesFailed, PublisherInconsistent, SourceFault
-from market.swarm.lanes import LANES, Lanes, sort_out
+from market.swarm.lanes import sort_out
 from market.swarm.memory import Buffers
 from market.swarm.partial import Partial
 from market.swarm.pieces import PieceTable, list_length, ref_digest, single_piece, table_from_list
-from market.swarm.race import Race, Session, abortable
+from market.swarm.race import Race, Session
 from market.swarm.receive import Board
 from market.swarm.report import PROGRESS_SECONDS, FetchProgress, FetchReport, Pace, SourceReport
 from market.swarm.routes import Resolver
@@ -34,6 +31,7 @@ from market.swarm.sinks import CHECKPOINT_BYTES, MemorySink, PartialSink, Sink
 from market.swarm.sources import AddressPolicy, Source, SourceKind, parse_url
 from market.swarm.states import SourceState
 from market.swarm.store import Store
+from market.swarm.sweep import OnStored, Sweep
 from market.swarm.transport import ORIGIN_DEADLINES, PEER_DEADLINES, Deadlines, HttpTransport
 
 MAX_SOURCES: Final = 16
@@ -46,7 +44,6 @@ REPAIRS: Final = 2
 """Times that pieces damaged on this disk are fetched again before the disk is given up."""
 
 OnProgress = Callable[[FetchProgress], None]
-OnStored = Callable[[Sequence[BlobRef]], None]
 _T = TypeVar("_T")
 
 
@@ -185,24 +182,14 @@ class Fetcher:
                 route = await self._session.resolver.route(source, parse_url(source.url), deadlines.connect)
             except SourceFault:
                 continue
-            lanes = Lanes(self._store, self._session.transport, source, route, deadlines, deque(todo))
-            await self._run_lanes(lanes, told)
-            todo = lanes.remaining()
-            report += FetchReport(sources=(lanes.report(),))
+            sweep = Sweep(self._store, self._session.transport, source, route, deadlines, todo)
+            await sweep.run(self._session.spans, told)
+            if sweep.broken is not None:
+                raise sweep.broken
+            self._credit(sweep.report())
+            todo = sweep.remaining()
+            report += FetchReport(sources=(sweep.report(),))
         return report, todo
-
-    async def _run_lanes(self, lanes: Lanes, told: OnStored) -> None:
-        async with trio.open_nursery() as telling:
-            telling.start_soon(_tell_stored, lanes, told)
-            async with trio.open_nursery() as nursery:
-                for _ in range(min(LANES, len(lanes.todo))):
-                    abort = Abort()
-                    nursery.start_soon(abortable, bind(lanes.run_one, abort), abort, self._session.spans)
-            telling.cancel_scope.cancel()
-        _tell_new(lanes, told)
-        if lanes.broken is not None:
-            raise lanes.broken
-        self._credit(lanes.report())
 
     async def _fetch_small(self, ref: BlobRef) -> FetchReport:
         data, report = await self._whole(ref.blake3, ref.size)
@@ -345,17 +332,6 @@ class Fetcher:
         if report.banned is not None:
             self._session.bans[report.source] = report.banned
             self._lies.add(report.source)
-
-
-async def _tell_stored(lanes: Lanes, told: OnStored) -> None:
-    while True:
-        _tell_new(lanes, told)
-        await trio.sleep(PROGRESS_SECONDS)
-
-
-def _tell_new(lanes: Lanes, told: OnStored) -> None:
-    if new := lanes.take_stored():
-        told(new)
 
 
 def _nobody(stored: Sequence[BlobRef]) -> None:

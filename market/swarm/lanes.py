@@ -1,34 +1,42 @@
 """Many small blobs from one source: a few threads with a kept connection each, one request after the other.
 
-For blobs of one piece the race's own work costs more than the bytes. Guarantees: what is stored hashes to its digest,
-in the store's order of writes; what verified is stored whatever happens to the rest; a source that lies or is late
-loses every lane at once, and what it did not bring is left to others. It refuses to know schedules and other sources.
+For blobs of one piece the race's own work costs more than the bytes. Guarantees: what is handed over to be stored
+hashes to its digest; what verified is handed over whatever happens to the rest; a source that lies or is late loses
+every lane at once, and what it did not bring is left to others. It refuses to know schedules and other sources.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from blake3 import blake3
 
-from market.errors import Problem
 from market.model import BlobRef
 from market.swarm.bodies import Abort, AbortedByCaller
 from market.swarm.errors import Busy, ConnectFailed, NotThere, PieceMismatch, SourceFault, Truncated
 from market.swarm.report import MAX_FAULTS, SourceReport
 from market.swarm.sources import Source, SourceKind, parse_url
 from market.swarm.store import Store
+from market.swarm.storing import Batch, Storing
 from market.swarm.transport import Deadlines, HttpTransport, Route
 from market.swarm.wholes import KeptLane
 
 LANES: Final = 8
-"""Requests under way at once: hides a far source's latency, and is what browsers and aria2c ask of one host, too."""
+"""Requests under way at once to a far source: hides its latency, and is what browsers and aria2c ask of one host."""
+NEAR_LANES: Final = 2
+"""... and to a near one: with nothing to hide, more would have the threads of both ends get in each other's way."""
+NEAR_SECONDS: Final = 0.002
+"""A source is far when it takes longer to answer: two lanes would bring fewer than 1,000 blobs a second."""
+PROBES: Final = 4
+"""Answers by which that is judged, by the quickest of them: any single one may have been held up."""
 BATCH_BLOBS: Final = 32
-"""Blobs that are made durable together; a kill costs each lane no more than these."""
+"""Blobs that are handed over together, and made durable together."""
 BATCH_BYTES: Final = 1024 * 1024
 """... and their bytes: with every lane's batch full, less memory than a large blob's race takes."""
 MAX_ABSENT: Final = 8
@@ -52,25 +60,41 @@ def sort_out(store: Store, refs: Sequence[BlobRef]) -> tuple[list[BlobRef], list
 
 
 @dataclass(slots=True)
-class Lanes:
-    """One pass over `todo`. `left` is what remains for others afterwards."""
+class Distance:
+    """Whether a source is far, by how long its answers take. Pure; what threads lose by racing is one answer."""
 
-    store: Store
+    _answers: int = 0
+    _quickest: float = math.inf
+
+    def is_far(self, seconds: float) -> bool:
+        """An answer took so long. True if now is the time to say that more lanes are worth it."""
+        self._quickest = min(self._quickest, seconds)
+        self._answers += 1
+        if self._answers % PROBES:
+            return False
+        quickest, self._quickest = self._quickest, math.inf
+        return quickest > NEAR_SECONDS
+
+
+@dataclass(slots=True)
+class Lanes:
+    """One pass over `todo`."""
+
+    storing: Storing
     transport: HttpTransport
     source: Source
     route: Route
     """To the source's base URL."""
     deadlines: Deadlines
     todo: deque[BlobRef]
-    broken: Problem | None = None
-    """A fault of this machine."""
-    _stored: list[BlobRef] = field(default_factory=list)
+    on_far: Callable[[], None]
+    """Called by a lane that finds the source to be far: more than NEAR_LANES are worth it. Must not block."""
     _left: deque[BlobRef] = field(default_factory=deque)
     _faults: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_FAULTS))
     _banned: str | None = None
-    _used: int = 0
     _wasted: int = 0
     _absent: int = 0
+    _distance: Distance = field(default_factory=Distance)
     _closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _folder: str = field(init=False)
@@ -82,33 +106,31 @@ class Lanes:
     def run_one(self, abort: Abort) -> None:
         """One lane, in a worker thread, until nothing is left to do or the source has failed."""
         lane = KeptLane(self.transport, self.source.url, self.route, self.deadlines, abort)
-        batch: list[tuple[BlobRef, bytes]] = []
+        batch: Batch = []
         try:
             self._work(lane, batch)
         finally:
             lane.close()
-            self._store(batch)
-
-    def take_stored(self) -> list[BlobRef]:
-        """What is durable since this was asked last."""
-        with self._lock:
-            stored, self._stored = self._stored, []
-        return stored
+            if batch:
+                self.storing.add(batch)
 
     def remaining(self) -> list[BlobRef]:
         """What the lanes did not bring."""
         return [*self._left, *self.todo]
 
     def report(self) -> SourceReport:
-        return SourceReport(self.source, self._used, self._wasted, self._banned, tuple(self._faults))
+        return SourceReport(self.source, self.storing.stored_bytes, self._wasted, self._banned, tuple(self._faults))
 
-    def _work(self, lane: KeptLane, batch: list[tuple[BlobRef, bytes]]) -> None:
+    def _work(self, lane: KeptLane, batch: Batch) -> None:
         size = 0
         coming = self._ask(lane)
         while coming is not None:
             ref, coming = coming, None
             try:
+                asked = time.monotonic()
                 data = lane.receive(ref.size)
+                if self._distance.is_far(time.monotonic() - asked):
+                    self.on_far()
                 coming = self._ask(lane)  # the source works on the next while this one is hashed and written
                 self._check(ref, data)
             except AbortedByCaller:
@@ -125,12 +147,13 @@ class Lanes:
                 batch.append((ref, data))
                 size += ref.size
                 if len(batch) >= BATCH_BLOBS or size >= BATCH_BYTES:
-                    self._store(batch)
+                    self.storing.add(batch.copy())
+                    batch.clear()
                     size = 0
         lane.give_back()
 
     def _ask(self, lane: KeptLane) -> BlobRef | None:
-        if self._closed:
+        if self._closed or self.storing.broken is not None:
             return None
         try:
             ref = self.todo.popleft()
@@ -163,17 +186,3 @@ class Lanes:
             self._closed = self._closed or not isinstance(fault, _OWN)
             if isinstance(fault, PieceMismatch) and self.source.kind is SourceKind.PEER:
                 self._banned = fault.what
-
-    def _store(self, batch: list[tuple[BlobRef, bytes]]) -> None:
-        """Make these durable, and say so."""
-        try:
-            self.store.put_many([(ref.blake3, data) for ref, data in batch])
-        except Problem as broken:
-            with self._lock:
-                self.broken = self.broken or broken
-                self._closed = True
-        else:
-            with self._lock:
-                self._used += sum(len(data) for _, data in batch)
-                self._stored.extend(ref for ref, _ in batch)
-        batch.clear()

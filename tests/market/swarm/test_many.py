@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from market.swarm import (
     open_store,
 )
 from market.swarm.disk import Disk
-from market.swarm.lanes import LANES, MAX_ABSENT
+from market.swarm.lanes import BATCH_BLOBS, LANES, MAX_ABSENT, NEAR_LANES, NEAR_SECONDS, PROBES, Distance
+from market.swarm.storing import MAX_WAITING
 from market.swarm.transport import Deadlines
 from tests.fakes.blob_servers import BlobServer, Faults
 from tests.market.swarm.published import LOOPBACK, publish, some_bytes
@@ -69,6 +71,27 @@ async def test_many_small_blobs_come_over_a_few_connections(store: Store, tmp_pa
     assert all(store.holds(ref) for ref in every)
     assert report.fetched == sum(ref.size for ref in every) + 3 * 32
     assert (again.fetched, again.already_present) == (0, sum(ref.size for ref in refs))
+
+
+async def test_a_far_source_is_asked_over_more_connections_than_a_near_one(store: Store, tmp_path: Path) -> None:
+    refs = published(tmp_path / "published", 60)
+    with BlobServer(tmp_path / "published", Faults(latency=0.02)) as server:
+        with fetcher(store, origin(server)) as fetching:
+            await fetching.fetch_many(refs)
+        assert NEAR_LANES < server.connections <= LANES
+    assert all(store.holds(ref) for ref in refs)
+
+
+def test_one_answer_that_was_held_up_makes_no_source_far() -> None:
+    near, far = Distance(), Distance()
+    assert not any(near.is_far(seconds) for seconds in [1.0, *[NEAR_SECONDS / 2] * PROBES] * 5)
+    assert [far.is_far(2 * NEAR_SECONDS) for _ in range(PROBES)] == [False] * (PROBES - 1) + [True]
+
+
+def test_a_source_that_becomes_slow_is_far_from_then_on() -> None:
+    source = Distance()
+    assert not any(source.is_far(NEAR_SECONDS / 2) for _ in range(10 * PROBES))
+    assert any(source.is_far(2 * NEAR_SECONDS) for _ in range(2 * PROBES))
 
 
 @pytest.mark.parametrize(
@@ -242,3 +265,60 @@ async def test_a_full_disk_ends_it_at_once_and_leaves_nothing_half_stored(tmp_pa
             await fetching.fetch_many(refs)
         assert all(hash_file(store.path(stored.digest))[0].blake3 == stored.digest for stored in store.list())
         assert list((tmp_path / "store" / "tmp").iterdir()) == []
+
+
+class BrokenDisk(Disk):
+    """Has a defect: something that is no OSError goes wrong in its tenth write."""
+
+    def __init__(self) -> None:
+        self.writes = 0
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int, path: Path) -> None:
+        self.writes += 1
+        if self.writes == 10:
+            raise RuntimeError("a defect in storing")
+        super().pwrite(fd, data, offset, path)
+
+
+async def test_a_defect_in_storing_ends_it_and_shows_itself(tmp_path: Path) -> None:
+    refs = published(tmp_path / "published", 2 * (MAX_WAITING + LANES) * BATCH_BLOBS)
+    with (
+        BlobServer(tmp_path / "published") as server,
+        open_store(tmp_path / "store", disk=BrokenDisk()) as store,
+        fetcher(store, origin(server)) as fetching,
+        trio.fail_after(20),
+        pytest.raises(ExceptionGroup) as told,
+    ):
+        await fetching.fetch_many(refs)
+    assert told.group_contains(RuntimeError, match="a defect in storing")
+    assert len(server.requests) < len(refs)
+
+
+class SlowDisk(Disk):
+    """Its first fsync takes long; notes how many blobs had been asked for by the end of each."""
+
+    def __init__(self, server: BlobServer) -> None:
+        self._server = server
+        self._hold = threading.Event()
+        self._lock = threading.Lock()
+        self.sealed = 0
+        self.most_unsealed = 0
+
+    def seal(self, fd: int, path: Path) -> None:
+        self._hold.wait(0.4)
+        with self._lock:
+            self.most_unsealed = max(self.most_unsealed, len(self._server.requests) - self.sealed)
+            self.sealed += 1
+        self._hold.set()
+        super().seal(fd, path)
+
+
+async def test_a_slow_disk_slows_the_asking_down(tmp_path: Path) -> None:  # R-SW4
+    bound = (MAX_WAITING + LANES) * BATCH_BLOBS + 2 * LANES
+    refs = published(tmp_path / "published", 2 * bound)
+    with BlobServer(tmp_path / "published") as server:
+        disk = SlowDisk(server)
+        with open_store(tmp_path / "store", disk=disk) as store, fetcher(store, origin(server)) as fetching:
+            await fetching.fetch_many(refs)
+            assert all(store.holds(ref) for ref in refs)
+    assert disk.most_unsealed <= bound
