@@ -164,7 +164,9 @@ def _check(detail: ImageDetail, build: RenderedBuild, container: Container, *, w
 
 async def clear_build(machine: Machine, names: Names, label: str) -> None:
     """Nothing is left of a build but its image: no service, no working container, no empty image, no copies."""
-    await machine.systemd.stop((names.build_service(label),), seconds=STOP_SECONDS)
+    service = names.build_service(label)
+    await machine.systemd.stop((service,), seconds=STOP_SECONDS)
+    await machine.systemd.reset_failed((service,))  # one that was killed counts as failed
     await machine.podman.remove_remains(f"localhost/{names.prefix}/{names.slug}/")
     await machine.podman.remove_image(f"{names.image(label)}:{SCRATCH}")
     await trio.to_thread.run_sync(machine.builds.clear, names.app, label)

@@ -255,12 +255,16 @@ class Machine:
         raise CommandFailed(("systemctl", "start"), 1, why)
 
     def stop(self, service: str) -> None:
+        if service.endswith("-build.service") and self.services.get(service, Service()).active == "failed":
+            return  # it stays one until that is forgotten, also without its unit
         if service in self.loaded:
             unit, _ = self.loaded[service]
             for name in unit.values("Container", "ContainerName"):
                 self.containers.pop(name, None)
             if unit.name.endswith(".build") and self.services.get(service, Service()).active == "activating":
                 self._kill_build(unit)
+                self.services[service] = Service("failed", "failed")
+                return
         self.services.pop(service, None)
 
 

@@ -1,6 +1,7 @@
 """Images of the gate's own apps, made from nothing but busybox: no registry, the same bytes each time.
 
-archy-python -m tests.system.gate.scratch OUT      writes OUT/<app>/ (the folder) and OUT/<app>-<container>/ (layouts)
+archy-python -m tests.system.gate.scratch OUT      writes OUT/<app>/ (the folder) and OUT/<app>-<container>/ (layouts);
+                                                   a container with a folder context/<container> is left to the node
 """
 
 from __future__ import annotations
@@ -100,6 +101,12 @@ def main(out: Path) -> None:
     for app, containers in FILES.items():
         shutil.copytree(APPS / app, out / app)
         for name, files in containers.items():
+            if (context := out / app / "context" / name).is_dir():
+                contents = {"busybox": busybox, "serve": SERVE.encode()} | {p: t.encode() for p, t in files.items()}
+                for path, content in contents.items():
+                    (context / path).parent.mkdir(parents=True, exist_ok=True)
+                    (context / path).write_bytes(content)
+                continue
             layer = tar_of(shared | {path: text.encode() for path, text in files.items()}, executable=True)
             config = config_of([layer], arch=local_arch())
             config["config"]["Cmd"] = ["/bin/sh", "/serve"]  # what a companion runs, which has no command of its own

@@ -40,6 +40,8 @@ class GateApp:
     """Apps that it can not do without, which come before it here."""
     beside: str = ""
     """What its page reads of another container or app."""
+    built: tuple[str, ...] = ()
+    """Containers whose images the node builds."""
 
 
 APPS: Final = (
@@ -48,7 +50,7 @@ APPS: Final = (
     GateApp("stubborn", 18091, ("web",), (2.0, 60.0)),
     GateApp("chain", 18092, ("web",), (0.0, 60.0)),
     GateApp("wallet", 18093, ("web",), (0.0, 60.0), needs=("chain",), beside="block 7"),
-    GateApp("notes", 18094, ("server", "ui"), (0.0, 60.0)),
+    GateApp("notes", 18094, ("server", "ui"), (0.0, 60.0), built=("ui",)),
 )
 
 
@@ -72,7 +74,7 @@ class Stand:
         did = self.archy("id", "init", home="pub")["did"]
         self.serve()
         for app in apps:
-            self._publish(app)
+            self.publish(app)
         self.archy("relays", "add", f"ws://{RELAY}")
         self.archy("trust", "add", did)
         self.archy("config", "allow_private_origins=true")
@@ -153,8 +155,10 @@ class Stand:
             self.node.run(["sh", f"{hello}/build.sh", "1.0.0", "made/hello-web"], cwd=WORK, timeout=COMMAND_SECONDS)
             self.node.run(["cp", "-r", hello, "made/hello"], cwd=WORK)
 
-    def _publish(self, app: GateApp) -> None:
-        images = [word for name in app.containers for word in ("--image", f"{name}=made/{app.id}-{name}")]
+    def publish(self, app: GateApp) -> None:
+        """Pack, sign and publish what lies in made/<app>."""
+        given = [name for name in app.containers if name not in app.built]
+        images = [word for name in given for word in ("--image", f"{name}=made/{app.id}-{name}")]
         dist = f"dist/{app.id}"
         self.archy("app", "pack", f"made/{app.id}", *images, "--out", dist, home="pub")
         self.node.run(["sh", "-c", f"mkdir -p www/blobs && cp -n {dist}/blobs/* www/blobs/"], cwd=WORK)
