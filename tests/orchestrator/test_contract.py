@@ -248,6 +248,20 @@ async def test_an_image_in_use_stays(world: World) -> None:
     assert await world.podman.containers(PREFIX)
 
 
+async def test_what_is_asked_at_hand_is_answered_as_it_is_otherwise(world: World) -> None:
+    async def answers() -> list[object]:
+        podman = world.podman
+        seen = [await podman.version(), await podman.containers(PREFIX), await podman.inventory(PREFIX)]
+        return [*seen, await podman.images(PREFIX), await podman.addresses([world.container, "contract-nobody"])]
+
+    async with world.podman.at_hand():
+        assert (await world.podman.containers(PREFIX), await world.podman.images(PREFIX)) == ((), ())
+        await world.up()
+        at_hand = await answers()
+    assert at_hand == await answers()
+    assert at_hand[3] == (await world.podman.inventory(PREFIX)).images
+
+
 async def test_importing_twice_is_the_same_as_once(world: World) -> None:
     await world.import_image()
     once = (await world.podman.inventory(PREFIX)).images
