@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -18,6 +17,13 @@ from urllib.parse import quote
 from apps.problems import EnvironmentLacks, Problem
 from orchestrator.faults import CommandFailed
 from orchestrator.links import LinkNetwork
+from orchestrator.podman_answers import ContainerSeen as ContainerSeen
+from orchestrator.podman_answers import ImageDetail as ImageDetail
+from orchestrator.podman_answers import ImageSeen as ImageSeen
+from orchestrator.podman_answers import Inventory as Inventory
+from orchestrator.podman_answers import address, container, listed
+from orchestrator.podman_answers import images as images_of
+from orchestrator.podman_answers import link as link_of
 from orchestrator.podman_service import PodmanService
 from orchestrator.process import Completed, run
 from orchestrator.quadlet.keys import OLDEST, Version, parse_version
@@ -31,62 +37,6 @@ MAX_HOOK_OUTPUT: Final = 1024 * 1024
 """Bytes that a command inside a container may write; nobody reads them."""
 IMPORT: Final = 1800.0
 """Seconds to import an image: tens of GiB on a slow disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerSeen:
-    """A container as `podman ps` lists it. `health` is empty without a check inside the container."""
-
-    name: str
-    id: str
-    state: str
-    image_id: str
-    labels: Mapping[str, str]
-    health: str = ""
-    networks: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSeen:
-    """An image in the store: its id is the config's digest (`sha256:...`), `digest` the OCI manifest's."""
-
-    id: str
-    digest: str
-    name: str
-    """`localhost/archy/<slug>/<container>` without tag."""
-    tag: str = ""
-
-    @property
-    def pinned(self) -> str:
-        """As a unit names it."""
-        return f"{self.name}@{self.digest}"
-
-
-@dataclass(frozen=True, slots=True)
-class ImageDetail:
-    """One image: id and digest as in `ImageSeen`, and what its config declares."""
-
-    id: str
-    digest: str
-    labels: Mapping[str, str]
-    volumes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """What Podman has of this node's, beside containers.
-
-    `networks`: name -> specification (label archy.spec); `volumes`: name -> slug of the app (label archy.app).
-    """
-
-    images: tuple[ImageSeen, ...]
-    networks: Mapping[str, str]
-    volumes: Mapping[str, str]
-    secrets: frozenset[str]
-    links: Mapping[str, LinkNetwork] = field(default_factory=dict)
-    """Networks that two apps share, by name."""
-    subnets: frozenset[str] = frozenset()
-    """Of every network of Podman, whosever it is."""
 
 
 class Podman(Protocol):
@@ -208,7 +158,7 @@ class RootlessPodman:
     async def containers(self, prefix: str) -> tuple[ContainerSeen, ...]:
         path = f"/containers/json?all=true&{_labelled(prefix)}"
         listed = await self._list(path, "ps", "--all", "--filter", f"label=archy.prefix={prefix}", "--format", "json")
-        return tuple(_container(item) for item in listed)
+        return tuple(container(item) for item in listed)
 
     async def inventory(self, prefix: str) -> Inventory:
         label = ("--filter", f"label=archy.prefix={prefix}", "--format", "json")
@@ -228,14 +178,14 @@ class RootlessPodman:
             },
             {item["Name"]: (item.get("Labels") or {}).get("archy.app", "") for item in volumes},
             frozenset(name for name in secrets if name.startswith(f"{prefix}-")),
-            {link.name: link for link in map(_link, networks) if link is not None},
+            {link.name: link for link in map(link_of, networks) if link is not None},
             frozenset(str(subnet["subnet"]) for item in every for subnet in item.get("subnets") or ()),
         )
 
     async def images(self, prefix: str) -> tuple[ImageSeen, ...]:
         listed = await self._list("/images/json?all=true", "images", "--all", "--digests", "--format", "json")
         # One image with several names is listed once for each, with all of them
-        return tuple(dict.fromkeys(seen for item in listed for seen in _images(item, f"localhost/{prefix}/")))
+        return tuple(dict.fromkeys(seen for item in listed for seen in images_of(item, f"localhost/{prefix}/")))
 
     async def _secret_names(self) -> list[str]:
         if (listed := await self._service_list("/secrets/json")) is not None:
@@ -348,12 +298,12 @@ class RootlessPodman:
             return {}
         ready = [await self._service.ask(f"/containers/{name}/json") for name in names]
         if None not in ready:
-            return dict(filter(None, (_address(json.loads(raw or b"{}")) for raw in ready)))
+            return dict(filter(None, (address(json.loads(raw or b"{}")) for raw in ready)))
         argv = ("podman", "inspect", "--type", "container", *names)
         done = await run(argv, seconds=QUICK)
         if done.code != 0 and "no such" not in done.stderr:  # one that is gone hides the others from nobody (R-ST4)
             done.checked()
-        return dict(filter(None, map(_address, _listed(done))))
+        return dict(filter(None, map(address, listed(done.stdout, done.argv[1]))))
 
     async def _list(self, path: str, *argv: str) -> list[Any]:
         """What the service says under a path, or else the program."""
@@ -369,7 +319,7 @@ class RootlessPodman:
         return body if isinstance(body, list) else None
 
     async def _json(self, *argv: str) -> list[Any]:
-        return _listed(await self._ask(*argv))
+        return listed((await self._ask(*argv)).stdout, argv[0])
 
     async def _ask(self, *argv: str, seconds: float = QUICK, stdin: bytes = b"") -> Completed:
         return (await run(("podman", *argv), seconds=seconds, stdin=stdin)).checked()
@@ -382,58 +332,8 @@ class RootlessPodman:
                 raise
 
 
-def _listed(done: Completed) -> list[Any]:
-    try:
-        body = json.loads(done.stdout or b"[]")
-    except ValueError as error:
-        raise Problem(f"podman {done.argv[1]} wrote something that is not JSON") from error
-    return body if isinstance(body, list) else []
+_ABSENT_OR_USED: Final = ("no such", "not found", "image is in use", "image used by")
 
 
 def _labelled(prefix: str) -> str:
     return "filters=" + quote(json.dumps({"label": [f"archy.prefix={prefix}"]}))
-
-
-def _address(item: Mapping[str, Any]) -> tuple[str, str] | None:
-    """(container, its last address) of an inspected container."""
-    networks = (item.get("NetworkSettings", {}).get("Networks") or {}).values()
-    found = [str(network["IPAddress"]) for network in networks if network.get("IPAddress")]
-    return (str(item["Name"]), found[-1]) if found else None
-
-
-_ABSENT_OR_USED: Final = ("no such", "not found", "image is in use", "image used by")
-
-
-def _container(item: Mapping[str, Any]) -> ContainerSeen:
-    status = str(item.get("Status", ""))  # "Up 3 seconds (healthy)" from the program, "healthy" from the service
-    words = ("unhealthy", "healthy", "starting")
-    health = next((word for word in words if word == status or f"({word})" in status), "")
-    return ContainerSeen(
-        str((item.get("Names") or [""])[0]),
-        str(item.get("Id", "")),
-        str(item.get("State", "")),
-        f"sha256:{item.get('ImageID', '')}",
-        dict(item.get("Labels") or {}),
-        health,
-        frozenset(map(str, item.get("Networks") or ())),
-    )
-
-
-def _link(item: Mapping[str, Any]) -> LinkNetwork | None:
-    labels = item.get("labels") or {}
-    if "archy.link" not in labels:
-        return None
-    marks = (str(labels.get(f"archy.{key}", "")) for key in ("provider", "dependant", "spec"))
-    return LinkNetwork(str(item["name"]), *marks)
-
-
-def _images(item: Mapping[str, Any], start: str) -> list[ImageSeen]:
-    names = [name for name in item.get("Names") or [] if name.startswith(start)]
-    names += [name.split("@")[0] for name in item.get("RepoDigests") or [] if name.startswith(start)]
-    seen = {tuple(name.rpartition(":")[::2]) if ":" in name else (name, "") for name in names}
-    tagged = {name for name, tag in seen if tag}
-    return [
-        ImageSeen(f"sha256:{item.get('Id', '')}", str(item.get("Digest", "")), name, tag)
-        for name, tag in sorted(seen)
-        if tag or name not in tagged
-    ]
