@@ -31,7 +31,11 @@ _UNITS: Final = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """An app without an entry in the database. `images`: `name@digest` by container, as its units pin them."""
+    """An app without an entry in the database.
+
+    `images`: `name@digest` by container, as its units pin them; `name@build:<digest of all that goes in>` for one that
+    was built here, since what came out is known to nobody else.
+    """
 
     slug: str
     images: Mapping[str, str]
@@ -56,7 +60,7 @@ def orphans(known: frozenset[str], prefix: str, seen: Observed) -> tuple[Orphan,
         start = f"{prefix}-{slug}-"
         units = _containers(slug, seen.files)
         images = {
-            unit.name.removeprefix(start).removesuffix(".container"): image
+            unit.name.removeprefix(start).removesuffix(".container"): _told(unit, image)
             for unit in units
             for image in unit.values("Container", "Image")
             if unit.name.startswith(start)
@@ -64,6 +68,13 @@ def orphans(known: frozenset[str], prefix: str, seen: Observed) -> tuple[Orphan,
         if images:
             found.append(Orphan(slug, images, _alive(slug, seen)))
     return tuple(found)
+
+
+def _told(unit: UnitFile, image: str) -> str:
+    inputs = [
+        label.partition("=")[2] for label in unit.values("Container", "Label") if label.startswith("archy.build=")
+    ]
+    return f"{image.partition('@')[0]}@build:{inputs[0]}" if inputs else image
 
 
 def is_here(slug: str, seen: Observed) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from apps.builds import build_of, built_containers, input_digest
 from apps.images import image_containers, platform_for
 from apps.machines import local_arch
 from apps.manifest import parse_manifest_json
@@ -132,11 +133,14 @@ def _found(node: Node, orphan: Orphan) -> _Found:
 
 
 def _images(release: Release) -> dict[str, str]:
-    """Manifest digests by container, for this machine; empty for a release that has none for it."""
+    """What `Orphan.is_of` compares, by container, for this machine; empty for a release that has no image for it."""
     try:
         manifest = parse_manifest_json(release.manifest, where=str(release.app))
         boxes = image_containers(manifest).items()
-        return {label: platform_for(box, local_arch()).manifest for label, box in boxes}
+        images = {label: platform_for(box, local_arch()).manifest for label, box in boxes}
+        for label, box in built_containers(manifest).items():
+            images[label] = f"build:{input_digest(manifest, build_of(box), local_arch())}"
+        return images
     except Refused:
         return {}
 

@@ -364,6 +364,12 @@ def test_an_app_with_a_build_is_adopted_as_it_runs_when_database_and_record_are_
             path.unlink()
         shutil.rmtree(node.settings.data_dir / "builds")
         node.boot()
+        (orphan,) = await node.orchestrator.orphans()
+        image = bundle.manifest.containers["web"].image
+        assert image is not None
+        known = {"web": image.platforms[0].manifest, "cache": f"build:{inputs(node)}"}
+        assert orphan.is_of(HELLO, known)
+        assert not orphan.is_of(HELLO, known | {"cache": f"build:{'0' * 64}"}), "another context, another release"
         await node.orchestrator.adopt(bundle)
         await node.settle()
         assert node.world.containers == before
