@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
@@ -89,24 +89,26 @@ class Machine:
         async with self.podman.at_hand() if whole else nullcontext(), trio.open_nursery() as nursery:
             for ask in (units, containers, *((inventory,) if whole else ())):
                 nursery.start_soon(_or_unknown, ask, seen)
-        if strict and seen.problem is not None:
-            raise seen.problem
+        if strict and seen.problems:
+            raise seen.problems[0]  # its caller tells it
+        for said in dict.fromkeys(map(str, seen.problems)):
+            log.warning("a look at the machine failed", extra={"problem": said})
         if whole and seen.inventory is None:
             seen.containers = None  # Podman answers in part only: unknown as a whole
         derived, builds = self.derived.read(), self.builds.read()
         return Observed(self.folder.read(), seen.services, seen.containers, seen.inventory, derived, builds)
 
 
+@dataclass
 class _Seen:
     services: dict[str, UnitState] | None = None
     containers: tuple[ContainerSeen, ...] | None = None
     inventory: Inventory | None = None
-    problem: Problem | None = None
+    problems: list[Problem] = field(default_factory=list)
 
 
 async def _or_unknown(ask: Callable[[], Awaitable[None]], seen: _Seen) -> None:
     try:
         await ask()
     except Problem as problem:
-        seen.problem = seen.problem or problem
-        log.warning("a look at the machine failed", extra={"problem": str(problem)})
+        seen.problems.append(problem)

@@ -9,6 +9,7 @@ import pytest
 
 from apps.problems import Refused
 from orchestrator.bundle import Bundle
+from orchestrator.faults import CommandTimedOut
 from tests.orchestrator.bundles import app_name, container, files_entry, make_bundle, write_files
 from tests.orchestrator.nodes import Node, run
 
@@ -269,3 +270,16 @@ def test_a_unit_that_was_edited_to_another_image_is_still_mended(node: Node, tmp
         assert len(node.world.containers) == 1
 
     run(work)
+
+
+def test_a_machine_that_does_not_answer_is_told_to_who_asked_and_in_no_log(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.world.broken = {"podman", "systemd"}
+    with pytest.raises(CommandTimedOut):
+        run(node.orchestrator.orphans)
+    assert caplog.records == []
+    run(node.tick)
+    told = [vars(record)["problem"] for record in caplog.records]
+    assert told
+    assert len(told) == len(set(told)), "the same is told twice"
