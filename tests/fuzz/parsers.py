@@ -18,6 +18,7 @@ from websockets.exceptions import WebSocketException
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
+from apps.containerfile import parse as parse_containerfile
 from market.discovery.checks import check_document
 from market.discovery.contradictions import check_contradiction
 from market.discovery.documents import TYPES, parse_document
@@ -32,6 +33,10 @@ from market.errors import Refused
 from market.identity.canonical import parse_canonical
 from market.identity.proofs import verify_proof
 
+BASE: Final = f"sha256:{'a' * 64}"
+INSTRUCTIONS: Final = frozenset(
+    ("FROM", "COPY", "RUN", "ENV", "LABEL", "WORKDIR", "USER", "EXPOSE", "VOLUME", "STOPSIGNAL", "ENTRYPOINT", "CMD")
+)
 SHAPE: Final[dict[str, Any]] = {
     "id": "0" * 64, "pubkey": "1" * 64, "created_at": 1, "kind": DOCUMENT_KIND, "tags": (("d", "x"),), "content": "",
     "sig": "2" * 128,
@@ -115,8 +120,18 @@ def reconciliation(data: bytes) -> None:
         return
 
 
+def containerfile(data: bytes) -> None:
+    """What a publisher wants built: the builder's own parser gets what was understood, and nothing else."""
+    try:
+        found = parse_containerfile(data, context=("page",), bases=(BASE,), mounts=("/data",), where="")
+    except Refused:
+        return
+    text = found.text({BASE: "base"})
+    assert all(line.split()[0] in INSTRUCTIONS for line in text.splitlines())
+
+
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
-    one.__name__: one for one in (frame, conversation, stream, upgrade, event, document, reconciliation)
+    one.__name__: one for one in (frame, conversation, stream, upgrade, event, document, reconciliation, containerfile)
 }
 
 
@@ -131,6 +146,7 @@ def seeds() -> list[bytes]:
         b"\x81\x05hello\x89\x00\x01\x02ab\x80\x01c",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         bytes.fromhex("6100000200"),
+        f'FROM x@{BASE} AS one\nCOPY --chmod=755 page /\nRUN ["/page"]\nENV a="b" \\\n c=d\nVOLUME /data\n'.encode(),
     ]
 
 
