@@ -7,7 +7,6 @@ the very text that was verified. Refuses to know processes, SQLite and relays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -20,16 +19,14 @@ from market.discovery.events import AUTHOR_KINDS, DOCUMENT_KIND, LIST_KINDS, Eve
 from market.discovery.reasons import Reason, Refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """An event that passed `checks.check_frame`, and the relay that sent it."""
 
     event: Event
     relay: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(msgspec.Struct, frozen=True, gc=False):
     """An event whose id and signature are genuine, with its claim or the refusal of its document."""
 
     event: Event

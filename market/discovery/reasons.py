@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
+import msgspec
+
 
 class Reason(StrEnum):
     """One word for machines; `EXPLAINED` has the sentence for people."""
@@ -74,8 +76,7 @@ class Fate(Enum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """The fate of one event, with the reason and a detail when it was not accepted."""
 
     fate: Fate

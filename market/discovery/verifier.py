@@ -6,6 +6,7 @@ many bytes. Ends with its input. Holds no secret, opens no file, speaks to nobod
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -15,6 +16,9 @@ from market.discovery.examination import answer_questions
 
 NICENESS: Final = 5
 """Catching up with a relay is no reason to slow an app down."""
+
+COLLECT_EVERY: Final = 20_000
+"""Objects, more than a batch has alive at once. They hold no cycles, and the collector looks for nothing else."""
 
 
 def serve(questions: BinaryIO, answers: BinaryIO) -> None:
@@ -29,6 +33,8 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the node, which then closes our input
     os.nice(NICENESS)
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY)
     serve(sys.stdin.buffer, sys.stdout.buffer)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 import rfc8785
 
 from apps.names import Digest
 from market.discovery.contradictions import Contradiction, check_contradiction
-from market.discovery.documents import parse_document
+from market.discovery.documents import parse_document, reread_document
 from market.discovery.events import DOCUMENT_KIND, sign_event
 from market.identity import canonical_bytes, document_digest, parse_canonical, verify_proof
 from market.identity.didkey import decode_public
@@ -43,3 +44,6 @@ def test_a_stored_document_reads_verifies_and_has_its_digest(stored: dict[str, A
     assert digest.hex == stored["digest"]
     assert verify_proof(document) == decode_public(document["proof"]["verificationMethod"].partition("#")[2])
     assert parsed.type == document["type"]
+    again = reread_document(raw, parsed.type)
+    assert isinstance(again, type(parsed))
+    assert msgspec.structs.asdict(again) == msgspec.structs.asdict(parsed)
