@@ -8,14 +8,14 @@ another (R-ST4). Every change goes through `plan`. It refuses to know where bund
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
 
 from apps.names import AppName
-from apps.problems import NotRunning, Problem, Refused
+from apps.problems import NotRunning, Problem, Refused, UsageProblem
 from orchestrator import guard
 from orchestrator.adoption import Orphan, is_here, orphans, recognise
 from orchestrator.apply import take
@@ -239,11 +239,19 @@ class Orchestrator:
             log.warning("a dependant is not as wanted", extra={"app": name.slug, "problem": str(problem)})
             self.wake()
 
-    async def uninstall(self, name: AppName, *, purge: bool, needed: bool = False) -> None:
+    def disposable(self, name: AppName) -> tuple[str, ...]:
+        """Volumes of an app that its publisher would have go with it: `drop` of `uninstall`. Raises NotRunning."""
+        volumes = self._generations.signed_now(name).volumes
+        return tuple(sorted(label for label, volume in volumes.items() if volume.on_uninstall == "remove"))
+
+    async def uninstall(
+        self, name: AppName, *, purge: bool, needed: bool = False, drop: Collection[str] = frozenset()
+    ) -> None:
         """Remove an app's units, containers, network, images and Podman's secrets (R-ST10).
 
-        Volumes and the secrets' values are its data; they go only with `purge`. Raises StillNeeded for an app that
-        others can not do without, unless `needed` says that it may go all the same.
+        Volumes and the secrets' values are its data; they go only with `purge`, and of the volumes those in `drop`.
+        Raises StillNeeded for an app that others can not do without, unless `needed` says that it may go all the same,
+        UsageProblem for a volume that is not among `disposable`.
         """
         async with self._operation(name, "removing", settle=False):
             if (dependants := self._generations.needed_by(name)) and not needed:
@@ -257,8 +265,10 @@ class Orchestrator:
                 await self._operations.settle(left)
                 left = None
             if left is None:
-                self._generations.record(name)
-                left = self._state.begin_uninstall(name, purge=purge)
+                if unknown := set(drop) - set(self.disposable(name)):
+                    raise UsageProblem(f"{name.id} has no volume {min(unknown)[:40]!a} to go with it", where=name.id)
+                volumes = tuple(self._generations.names(name).volume(label) for label in sorted(drop))
+                left = self._state.begin_uninstall(name, purge=purge, drop=volumes)
             links = [link for link in self._state.choices.all_links() if link.dependant == name]
             await self._operations.remove(left)
             await self._keeper.bring_in({link.dependency: link.provider for link in links})

@@ -267,7 +267,8 @@ class Generations:
             services |= dict.fromkeys(reversed(rendered.services))
             secrets |= {names.secret(secret) for secret in rendered.secrets}
             seconds = max(seconds, stop_seconds(rendered))
-        return Absent(names, tuple(services), tuple(sorted(secrets)), seconds, purge, frozenset(operation.volumes))
+        spare, drop = frozenset(operation.volumes), frozenset(operation.drop)
+        return Absent(names, tuple(services), tuple(sorted(secrets)), seconds, purge, spare, drop)
 
     def running_claims(self, app: AppName) -> tuple[guard.Claim, ...]:
         """Host ports that the app itself holds now, as far as the database knows."""

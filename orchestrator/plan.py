@@ -70,7 +70,7 @@ class Absent:
     """The app is to be gone, with all its images and these secrets (as Podman names them), however often rotated.
 
     `services` are those of its containers, in the order to stop them; `seconds` is the deadline for that. With
-    `purge` its volumes go too, except those in `spare`.
+    `purge` its volumes go too, except those in `spare`; those in `drop` go anyway.
     """
 
     names: Names
@@ -79,6 +79,7 @@ class Absent:
     seconds: int
     purge: bool = False
     spare: frozenset[str] = frozenset()
+    drop: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -313,7 +314,9 @@ def _remove(want: Absent, seen: _Share) -> Iterator[Step]:
     if seen.builds is not None:
         yield RemoveBuilds(tuple(sorted(seen.builds)))
     if seen.inventory is not None:
-        yield from removal(want.names, want.secrets, seen.inventory, purge=want.purge, spare=want.spare)
+        owned_volumes = {volume for volume, owner in seen.inventory.volumes.items() if owner == slug}
+        volumes = owned_volumes & want.drop | (owned_volumes - want.spare if want.purge else set())
+        yield from removal(want.names, want.secrets, seen.inventory, volumes)
         for name, link in sorted(seen.inventory.links.items()):
             if slug in (link.provider, link.dependant):
                 yield RemoveLink(name, in_network(name, seen.containers))

@@ -117,10 +117,8 @@ def in_network(name: str, containers: tuple[ContainerSeen, ...]) -> tuple[str, .
     return tuple(sorted(box.name for box in containers if name in box.networks))
 
 
-def removal(
-    names: Names, secrets_of: Iterable[str], inventory: Inventory, *, purge: bool, spare: frozenset[str]
-) -> Iterator[Step]:
-    """All that Podman keeps for an app; its volumes only with `purge`, and without those in `spare`."""
+def removal(names: Names, secrets_of: Iterable[str], inventory: Inventory, volumes: Iterable[str]) -> Iterator[Step]:
+    """All that Podman keeps for an app; of its volumes these alone."""
     if names.network in inventory.networks:
         yield RemoveNetwork(names.network)
     bases = {first_turn(name) for name in secrets_of}
@@ -129,6 +127,5 @@ def removal(
     start = names.image("")
     if images := sorted(f"{i.name}:{i.tag}" for i in inventory.images if i.name.startswith(start) and i.tag):
         yield RemoveImages(tuple(images))
-    for volume, owner in sorted(inventory.volumes.items()):
-        if purge and owner == names.slug and volume not in spare:
-            yield RemoveVolume(volume)
+    for volume in sorted(volumes):
+        yield RemoveVolume(volume)

@@ -71,7 +71,8 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An entry of the journal. `volumes` and `secrets`: those that were there before, which an undo must keep."""
+    """An entry of the journal. `volumes` and `secrets`: those that were there before, which an undo must keep; `drop`:
+    volumes, as Podman names them, that go with an uninstall because the operator said so."""
 
     id: int
     name: AppName
@@ -82,6 +83,7 @@ class Operation:
     purge: bool = False
     was_desired: str = "running"
     secrets: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
 
 
 class State:
@@ -199,6 +201,7 @@ class State:
                     detail["purge"],
                     detail["was_desired"],
                     tuple(detail["secrets"]),
+                    tuple(detail.get("drop", ())),
                 )
             )
         return tuple(found)
@@ -270,12 +273,12 @@ class State:
             )
         return AppRecord(name, desired, 1)
 
-    def begin_uninstall(self, name: AppName, *, purge: bool) -> Operation:
+    def begin_uninstall(self, name: AppName, *, purge: bool, drop: tuple[str, ...] = ()) -> Operation:
         """Journal a removal, and want the app stopped from now on."""
         with self._transaction():
             self._db.execute("UPDATE apps SET desired = 'stopped' WHERE slug = ?", (name.slug,))
             return self._begin(
-                Operation(0, name, "uninstall", OpState.REMOVING, None, purge=purge, was_desired="stopped")
+                Operation(0, name, "uninstall", OpState.REMOVING, None, purge=purge, was_desired="stopped", drop=drop)
             )
 
     def _begin(self, operation: Operation) -> Operation:
@@ -286,6 +289,7 @@ class State:
             "secrets": list(operation.secrets),
             "purge": operation.purge,
             "was_desired": operation.was_desired,
+            "drop": list(operation.drop),
         }
         cursor = self._db.execute(
             "INSERT INTO operations (slug, kind, state, generation, detail, open) VALUES (?, ?, ?, ?, ?, 1)",

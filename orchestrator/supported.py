@@ -43,8 +43,6 @@ def _found(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for name, volume in manifest.volumes.items():
         if volume.backup not in ("include", "exclude"):
             yield f"volumes.{name}.backup", "backups by dump"
-        if volume.on_uninstall == "remove":
-            yield f"volumes.{name}.on_uninstall", "removal of data without the operator's word"
     for index, interface in enumerate(manifest.interfaces):
         if interface.type == "tor":
             yield f"interfaces[{index}]", "onion services"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -99,15 +100,34 @@ def restart(session: Session, app: str) -> None:
 @click.command(epilog="Examples: archy uninstall hello, archy uninstall hello --purge hello")
 @click.argument("app")
 @click.option("--purge", metavar="ID", help="Remove the app's data too; repeat its id to say so.")
+@click.option("--keep-data", is_flag=True, help="Ask for none of its volumes.")
 @click.option("--even-if-needed", is_flag=True, help="Also when other apps can not do without it.")
 @json_option
 @click.pass_obj
-def uninstall(session: Session, app: str, purge: str | None, even_if_needed: bool) -> None:
-    """Remove an app. Its data stays unless --purge repeats the app's id. Exit code 3 when other apps need it."""
+def uninstall(session: Session, app: str, purge: str | None, keep_data: bool, even_if_needed: bool) -> None:
+    """Remove an app. Its data stays unless --purge repeats the app's id. Exit code 3 when other apps need it.
+
+    For volumes that its publisher holds to be of no use without it, a question is asked at a terminal; else they stay.
+    """
+    if keep_data and purge is not None:
+        raise UsageProblem("--keep-data and --purge contradict each other", remedy="leave one of them away")
+    drop = [] if keep_data or purge is not None else _given_up(session, app)
     session.show(
-        session.call("uninstall", app=app, purge=purge, even_if_needed=even_if_needed),
-        lambda r: f"{safe(r['app'])} is removed; its data was {r['data']}.",
+        session.call("uninstall", app=app, purge=purge, even_if_needed=even_if_needed, drop=drop),
+        lambda r: f"{safe(r['app'])} is removed; its data was {r['data']}{_without(r['dropped'])}.",
     )
+
+
+def _given_up(session: Session, app: str) -> list[str]:
+    """The volumes that the operator lets go, each by name (R-ST10)."""
+    if not sys.stdin.isatty():
+        return []
+    offered = session.call("uninstall", app=app, check=True)["disposable"]
+    return [name for name in offered if click.confirm(f"Remove its volume {safe(name)} with all data?", err=True)]
+
+
+def _without(dropped: Sequence[str]) -> str:
+    return f", without {safe(', '.join(dropped))}" if dropped else ""
 
 
 @click.command()

@@ -19,7 +19,14 @@ from market.node.browse import brief, find_listing, listing_json
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
-from market.node.verdicts import judged, release_permissions, remember_broken, remember_signer, signer_of
+from market.node.verdicts import (
+    judged,
+    release_disposable,
+    release_permissions,
+    remember_broken,
+    remember_signer,
+    signer_of,
+)
 from market.swarm import Fetcher, PublisherInconsistent, SizeContradicted
 from market.trust import Continuity, Outcome, Verdict
 from orchestrator import AppStatus, Bundle, Progress
@@ -66,6 +73,7 @@ async def plan(node: Node, request: Plan, report: Report) -> Mapping[str, Any]:
         **listing_json(node, listing),
         "verdict": judged(node, listing, await node.circles.fresh()).to_json(),
         "permissions": list(release_permissions(release)),
+        "disposable": list(release_disposable(release)),
     }
 
 

@@ -26,6 +26,10 @@ class Uninstall(OneApp):
     purge: str | None = Field(None, max_length=40)
     even_if_needed: bool = False
     """Also when other apps can not do without it."""
+    drop: tuple[str, ...] = Field((), max_length=64)
+    """Volumes to be removed, of those that the app's publisher would have go with it (R-ST10)."""
+    check: bool = False
+    """Only say which volumes these are."""
 
 
 class Logs(OneApp):
@@ -68,10 +72,20 @@ async def uninstall(node: Node, request: Uninstall, report: Report) -> Mapping[s
     name = installed_app(node, request.app)
     if request.purge is not None and request.purge != name.id:
         raise UsageProblem(f"to remove the data of {name.id}, repeat its id", remedy=f"--purge {name.id}")
+    if request.check:
+        disposable = list(node.orchestrator.disposable(name))
+        return {"schema": "archy/uninstall-check/1", "app": str(name), "disposable": disposable}
     async with node.lock_of(name):
-        await node.orchestrator.uninstall(name, purge=request.purge is not None, needed=request.even_if_needed)
+        await node.orchestrator.uninstall(
+            name, purge=request.purge is not None, needed=request.even_if_needed, drop=request.drop
+        )
         node.look_at_shared()
-    return {"schema": "archy/uninstall/1", "app": str(name), "data": "removed" if request.purge else "kept"}
+    return {
+        "schema": "archy/uninstall/1",
+        "app": str(name),
+        "data": "removed" if request.purge else "kept",
+        "dropped": list(request.drop),
+    }
 
 
 async def logs(node: Node, request: Logs, report: Report) -> Mapping[str, Any]:

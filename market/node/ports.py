@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -52,8 +52,13 @@ class OrchestratorPort(Protocol):
     async def adopt(self, bundle: Bundle) -> AppStatus:
         """Know one of them again without touching it. Raises Refused when the bundle is of another release."""
 
-    async def uninstall(self, name: AppName, *, purge: bool, needed: bool = False) -> None:
-        """Remove units, networks, secrets and containers; keep the data unless `purge`.
+    def disposable(self, name: AppName) -> tuple[str, ...]:
+        """Volumes of an installed app that its publisher would have go with it."""
+
+    async def uninstall(
+        self, name: AppName, *, purge: bool, needed: bool = False, drop: Collection[str] = frozenset()
+    ) -> None:
+        """Remove units, networks, secrets and containers; keep the data unless `purge`, but for volumes in `drop`.
 
         Raises Refused for an app that others can not do without, unless `needed`.
         """

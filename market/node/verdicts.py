@@ -69,6 +69,12 @@ def release_permissions(release: Release) -> tuple[str, ...]:
     return permissions_of(parse_manifest_json(release.manifest, where=f"{release.app} {release.version}"))
 
 
+def release_disposable(release: Release) -> tuple[str, ...]:
+    """Volumes that the release's publisher would have go with the app; the operator is asked then (R-ST10)."""
+    volumes = parse_manifest_json(release.manifest, where=f"{release.app} {release.version}").volumes
+    return tuple(sorted(label for label, volume in volumes.items() if volume.on_uninstall == "remove"))
+
+
 def signed_by(node: Node, listing: Listing) -> SignedBy | None:
     """Who signed the release on offer."""
     return node.index.signed_by(listing.release.digest) if listing.release else None

@@ -148,4 +148,19 @@ def test_the_node_killed_in_the_middle_of_a_build_leaves_nothing_and_builds_when
 def test_uninstalled_it_leaves_no_unit_no_image_and_nothing_of_its_builds(stand: Stand) -> None:  # R-ST10
     stand.archy("uninstall", "notes")
     assert left_of(stand, NOTES) == ""
-    assert "archy-notes-" in stand.shell("podman volume ls")
+    assert volumes(stand) == {"data", "drafts"}
+
+
+def test_a_volume_of_no_use_without_the_app_goes_when_its_operator_says_yes_at_a_terminal(stand: Stand) -> None:
+    for answer, kept in (("n", {"data", "drafts"}), ("y", {"data"})):  # R-ST10
+        stand.archy("install", "notes", "--yes", "--offline")
+        command = f"archy --home {WORK}/op uninstall notes"
+        said = stand.shell(f"printf '{answer}\\n' | script --quiet --return --command '{command}' /dev/null")
+        assert "Remove its volume drafts with all data?" in said
+        assert ("kept, without drafts" in said) == (answer == "y"), said
+        assert volumes(stand) == kept
+
+
+def volumes(stand: Stand) -> set[str]:
+    listed = stand.shell("podman volume ls --format '{{.Name}}' | grep -- -notes-").split()
+    return {name.rpartition("-")[2] for name in listed}

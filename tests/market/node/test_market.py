@@ -168,6 +168,9 @@ def test_uninstall_keeps_data_unless_the_id_is_repeated(  # R-ST10
     operator.install(app_of(publisher))
     with pytest.raises(UsageProblem):
         operator.do(("uninstall", {"app": "hello", "purge": "helo"}))
+    assert operator.do(("uninstall", {"app": "hello", "check": True}))["disposable"] == []
+    with pytest.raises(UsageProblem):
+        operator.do(("uninstall", {"app": "hello", "drop": ["data"]}))
     operator.do(("uninstall", {"app": "hello"}))
     assert operator.nothing_installed()
     assert operator.machine.world.volumes
