@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -51,8 +52,12 @@ from orchestrator.steps import (
     WriteSecrets,
     WriteUnits,
 )
+from orchestrator.together import all_of
 
 log = logging.getLogger(__name__)
+
+SECRETS_AT_ONCE: Final = 4
+"""Programs that give Podman a secret each; most of their time is their start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +217,15 @@ async def _build_image(machine: Machine, label: str, build: RenderedBuild, sourc
 
 
 async def _write_secrets(machine: Machine, names: tuple[str, ...], source: Source) -> None:
-    for secret in source.manifest.generated_secrets:
-        if secret.name in names:
-            value = machine.secrets.value(source.names.app, secret.name)
-            labels = {"archy.prefix": source.names.prefix, "archy.app": source.names.slug}
-            await machine.podman.create_secret(source.names.secret(secret.name), value, labels)
+    limit = trio.CapacityLimiter(SECRETS_AT_ONCE)
+    labels = {"archy.prefix": source.names.prefix, "archy.app": source.names.slug}
+
+    async def write(name: str) -> None:
+        async with limit:
+            value = machine.secrets.value(source.names.app, name)
+            await machine.podman.create_secret(source.names.secret(name), value, labels)
+
+    await all_of(*(partial(write, s.name) for s in source.manifest.generated_secrets if s.name in names))
 
 
 async def _write_units(machine: Machine, files: Mapping[str, str], removed: tuple[str, ...]) -> None:
