@@ -22,7 +22,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def known_events(db: sqlite3.Connection, ids: Sequence[str]) -> frozenset[str]:
-    """Which of these (a few hundred) are stored."""
+    """Which of these (a few thousand at most) are stored."""
     found = db.execute(f"SELECT id FROM events WHERE id IN ({','.join('?' * len(ids))})", tuple(ids))
     return frozenset(row[0] for row in found.fetchall())
 

@@ -159,7 +159,7 @@ class Index:
             db.execute("DELETE FROM relays WHERE url = ?", (url.rstrip("/"),))
 
     def ingest(self, batch: Sequence[Candidate]) -> list[Outcome]:
-        """Put a batch (a few hundred at most) through all checks after the filter's; one outcome each, in order.
+        """Put a batch (a few thousand at most) through all checks after the filter's; one outcome each, in order.
 
         Call it in a worker thread. Raises EnvironmentLacks when the disk is full: then nothing of the batch is stored,
         and everything will be asked for again.

@@ -23,8 +23,8 @@ from market.discovery.index import Index
 T = TypeVar("T")
 
 BATCH: Final = 512
-"""Events verified in one visit to a thread or process, and stored in one transaction: enough that the way costs nothing
-and a page of the index is written once for many of them, few enough to be over within 100 ms."""
+"""Events verified in one visit to a thread or process: enough that the way costs nothing, few enough to be over within
+100 ms."""
 
 FLOOD: Final = 64
 """Events that arrive at once, some four milliseconds of CPU, when the way to a process is worth while."""
