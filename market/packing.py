@@ -23,7 +23,7 @@ from apps.containerfile import Containerfile
 from apps.containerfile_text import MAX_BYTES
 from apps.images import MAX_MANIFEST_BYTES, ImageBlob, ImageIndex, image_containers
 from apps.manifest import Manifest, parse_manifest_json, parse_manifest_yaml
-from apps.manifest_parts import Container
+from apps.manifest_parts import BlobEntry, Container
 from market.errors import EnvironmentLacks, Refused, UsageProblem
 from market.identity.canonical import MAX_DOCUMENT_SIZE, canonical_bytes
 from market.model import BlobRef, Digest
@@ -254,6 +254,13 @@ def check_builds(folder: Path, manifest: Manifest) -> dict[str, Containerfile]:
         inside = [path.removeprefix(f"{context}/") for path in _context(folder, context)]
         found[name] = read_build(manifest, name, read, context=inside, where=str(folder / MANIFEST_NAME))
     return found
+
+
+def with_contexts(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest with the files of its build contexts as packing would name them. Raises BadFile."""
+    named = {path for box in built_containers(manifest).values() for path in _context(folder, build_of(box).context)}
+    found = {path: BlobEntry(**hash_file(_inside(folder, path))[0].to_json()) for path in sorted(named)}
+    return manifest.model_copy(update={"files": {**manifest.files, **found}})
 
 
 def _check_bases(manifest: Manifest, name: str, found: Containerfile, *, where: str) -> None:

@@ -114,10 +114,11 @@ def app_render(session: Session, folder: Path, publisher: str | None, podman: st
     """Print the Quadlet units that an install would write. Before packing, image digests show as zeros."""
     from apps.machines import local_arch
     from apps.names import AppName
+    from market.packing import with_contexts
     from orchestrator import render_units
     from orchestrator.quadlet.explain import explain, lines
 
-    manifest = _read_manifest(folder)
+    manifest = with_contexts(folder if folder.is_dir() else folder.parent, _read_manifest(folder))
     name = AppName(publisher or _own_did(session), manifest.id)
     try:
         units = render_units(name, manifest, arch=local_arch(), podman=podman)

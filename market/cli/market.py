@@ -142,6 +142,7 @@ def _plan_text(plan: Mapping[str, Any]) -> str:
             *_signer_lines(plan["verdict"]["signer"]),
             *verdict_lines(plan["verdict"]),
             f"  permissions  {safe(', '.join(plan['permissions']) or 'none')}",
+            *[f"  built here   {safe(name)}, without network" for name in plan["builds"]],
             *[f"  data         an uninstall asks whether {safe(name)} is to go" for name in plan["disposable"]],
         ]
     )

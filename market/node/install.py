@@ -21,6 +21,7 @@ from market.node.requests import Request
 from market.node.running import Report
 from market.node.verdicts import (
     judged,
+    release_builds,
     release_disposable,
     release_permissions,
     remember_broken,
@@ -74,6 +75,7 @@ async def plan(node: Node, request: Plan, report: Report) -> Mapping[str, Any]:
         "verdict": judged(node, listing, await node.circles.fresh()).to_json(),
         "permissions": list(release_permissions(release)),
         "disposable": list(release_disposable(release)),
+        "builds": list(release_builds(release)),
     }
 
 

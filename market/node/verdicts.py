@@ -6,6 +6,7 @@ key history's word on it, before anything is fetched. The rules themselves are i
 
 from __future__ import annotations
 
+from apps.builds import built_containers
 from apps.manifest import parse_manifest_json
 from apps.permissions import permissions_of
 from market.errors import Refused
@@ -67,6 +68,11 @@ def remember_broken(node: Node, release: Release, found: Refused) -> None:
 def release_permissions(release: Release) -> tuple[str, ...]:
     """What the release may do on this machine, in stable words."""
     return permissions_of(parse_manifest_json(release.manifest, where=f"{release.app} {release.version}"))
+
+
+def release_builds(release: Release) -> tuple[str, ...]:
+    """Containers whose images this machine would build."""
+    return tuple(sorted(built_containers(parse_manifest_json(release.manifest, where=str(release.app)))))
 
 
 def release_disposable(release: Release) -> tuple[str, ...]:
