@@ -143,19 +143,21 @@ async def wait_healthy(
     Raises Unhealthy when the window ends, or earlier when a container fails or crashes again and again.
     """
     last: tuple[ContainerStatus, ...] = ()
-    before: Mapping[str, int] | None = None
+    before: dict[str, int] = {}
     pause, stem = FIRST_POLL, loaded.app.names.stem
     with trio.move_on_after(seconds):
         while True:
+            counted = first is None  # a brief look does not count the restarts of what runs
             seen, first = first or await machine.look(loaded.app.services, whole=False, stem=stem), None
             if seen.services is not None and seen.containers is not None:
                 answers = await machine.prober.ask(checks(loaded.manifest, loaded.app.names))
                 last = statuses(loaded, seen, answers)
-                before = before or {status.name: status.restarts for status in last}
                 if ready(last):
                     return last
+                if counted:
+                    before = before or {status.name: status.restarts for status in last}
                 needed = [status for status in last if not status.companion]
-                if any(s.state == "failed" or s.restarts - before[s.name] >= CRASHES for s in needed):
+                if any(s.state == "failed" or s.restarts - before.get(s.name, s.restarts) >= CRASHES for s in needed):
                     break
             await trio.sleep(pause)
             pause = min(pause * 2, POLL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ import trio
 
 from apps.problems import Problem
 from orchestrator import Finding, safe_fix
+from orchestrator.plan import Wanted, plan
 from orchestrator.podman_care import KEPT_DATABASES, Ailment, RootlessCare, Signs, diagnose
+from orchestrator.steps import Restart
 from tests.orchestrator.bundles import app_name, container, make_bundle
 from tests.orchestrator.nodes import Node, run
+from tests.orchestrator.test_shares import in_order, rendered
 
 HELLO = app_name()
 
@@ -41,6 +45,16 @@ def test_a_lost_database_gives_back_every_app_and_its_volumes(node: Node, tmp_pa
         assert not node.world.forgotten
 
     run(work)
+
+
+@pytest.mark.parametrize(("state", "mended"), [("initialized", False), ("created", True), ("exited", True)])
+def test_a_container_that_begins_is_not_taken_for_one_that_podman_lost(state: str, mended: bool) -> None:  # R-FM6
+    app = rendered(HELLO)
+    seen = in_order([app])
+    assert seen.containers is not None
+    boxes = (replace(seen.containers[0], state=state), *seen.containers[1:])
+    steps = plan(Wanted(app, True), replace(seen, containers=boxes))
+    assert [type(step) for step in steps] == ([Restart] if mended else [])
 
 
 def test_a_broken_database_is_moved_aside_only_when_it_is_proven_broken(node: Node, tmp_path: Path) -> None:  # R-FM6

@@ -27,7 +27,7 @@ from orchestrator.podman import RootlessPodman
 from orchestrator.quadlet.render import Target, render
 from orchestrator.rounds import BACKOFF
 from orchestrator.systemd import UserSystemd
-from tests.orchestrator.bundles import app_name, container, files_entry, make_bundle, write_files
+from tests.orchestrator.bundles import app_name, container, files_entry, make_bundle, tar_of, write_files
 from tests.orchestrator.nodes import Node, run
 
 HELLO = app_name()
@@ -256,6 +256,34 @@ def test_a_start_is_waited_for_by_looks_at_its_health_and_no_longer(node: Node, 
         return await work() - begun
 
     assert 20 <= run(timed) < 21
+
+
+def test_restarts_of_long_ago_are_no_crash_of_an_update(node: Node, tmp_path: Path) -> None:  # R-FM5
+    def bundle(version: str) -> Bundle:
+        # One layer for both versions: only what is written differently restarts
+        web = container(health=SLOW, environment={"VERSION": version})
+        boxes = {"web": web, "db": container(ports=[], health=None, mounts=[])}
+        return make_bundle(tmp_path, version, containers=boxes, layer=tar_of({"a": b"b"}))
+
+    second = bundle("2.0.0")
+    config = second.manifest.containers["web"].image.platforms[0].config  # type: ignore[union-attr]
+    db = SERVICE.replace("-web", "-db")
+
+    async def get_well() -> None:
+        await trio.sleep(10)
+        node.world.ill.clear()
+
+    async def work() -> None:
+        await node.orchestrator.install(bundle("1.0.0"))
+        node.world.services[db].restarts = 5
+        node.world.ill.add(config)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get_well)
+            status = await node.orchestrator.install(second)
+        assert (status.version, status.state) == ("2.0.0", "running")
+        assert node.world.services[db].restarts == 5  # it was not restarted
+
+    run(work)
 
 
 SLOW = {"http": {"port": "web"}, "interval": 1, "timeout": 1, "retries": 2, "start_period": 30}
