@@ -25,7 +25,8 @@ from apps.names import AppName
 from orchestrator.names import Names
 from orchestrator.plan import Observed, Wanted, plan
 from orchestrator.podman import ContainerSeen, ImageSeen, Inventory
-from orchestrator.quadlet.render import RenderedApp, Target, render
+from orchestrator.quadlet.render import Target, render
+from orchestrator.quadlet.rendered import RenderedApp
 from orchestrator.systemd import UnitState
 from orchestrator.unit_folder import OwnedFile
 from tests.system.lab import SOURCE, LabUnavailable, Node, ensure_base

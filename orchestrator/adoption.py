@@ -19,7 +19,8 @@ from apps.problems import Problem, Refused
 from orchestrator.names import Names
 from orchestrator.plan import Observed
 from orchestrator.plan_units import ALIVE
-from orchestrator.quadlet.render import RenderedApp, setting_text
+from orchestrator.quadlet.render import setting_text
+from orchestrator.quadlet.rendered import RenderedApp
 from orchestrator.quadlet.text import UnitFile, parse
 from orchestrator.settled import Ports, fits
 from orchestrator.subnets import is_subnet

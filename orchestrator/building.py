@@ -30,7 +30,7 @@ from orchestrator.machine import Machine
 from orchestrator.names import Names
 from orchestrator.podman import ImageDetail
 from orchestrator.quadlet.build import UNBUILT, Built, RenderedBuild
-from orchestrator.quadlet.render import RenderedApp
+from orchestrator.quadlet.rendered import RenderedApp
 from orchestrator.quadlet.text import parse
 from orchestrator.systemd import UnitState
 from orchestrator.unit_folder import OwnedFile

@@ -35,7 +35,8 @@ from orchestrator.names import Names
 from orchestrator.plan import Absent, Wanted
 from orchestrator.plan_units import stop_seconds
 from orchestrator.quadlet.keys import Version
-from orchestrator.quadlet.render import NO_LINKS, RenderedApp, Target, render
+from orchestrator.quadlet.render import NO_LINKS, Target, render
+from orchestrator.quadlet.rendered import RenderedApp
 from orchestrator.quadlet.text import literal
 from orchestrator.secret_care import lost_for_good
 from orchestrator.settled import Ports, choose_ports, settle

@@ -28,7 +28,8 @@ from orchestrator.plan_stock import (
 )
 from orchestrator.plan_units import stop_seconds, up, vanished
 from orchestrator.podman import ContainerSeen, Inventory
-from orchestrator.quadlet.render import STOP_MARGIN, RenderedApp, RenderedContainer
+from orchestrator.quadlet.render import STOP_MARGIN
+from orchestrator.quadlet.rendered import RenderedApp, RenderedContainer
 from orchestrator.shares import Shares
 from orchestrator.steps import (
     BuildImage,

@@ -11,7 +11,8 @@ from orchestrator.names import Names, first_turn
 from orchestrator.plan_units import stop_seconds, up, vanished
 from orchestrator.podman import ContainerSeen, Inventory
 from orchestrator.quadlet.build import UNBUILT
-from orchestrator.quadlet.render import STOP_MARGIN, RenderedApp, RenderedContainer
+from orchestrator.quadlet.render import STOP_MARGIN
+from orchestrator.quadlet.rendered import RenderedApp, RenderedContainer
 from orchestrator.steps import (
     CreateLink,
     ImportImage,

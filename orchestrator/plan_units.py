@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.podman import ContainerSeen
-from orchestrator.quadlet.render import STOP_MARGIN, RenderedApp, RenderedContainer
+from orchestrator.quadlet.render import STOP_MARGIN
+from orchestrator.quadlet.rendered import RenderedApp, RenderedContainer
 from orchestrator.systemd import UnitState
 
 UP = ("active", "activating", "reloading")

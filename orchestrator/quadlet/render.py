@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -21,10 +21,11 @@ from apps.manifest import Manifest
 from apps.manifest_parts import Container, Health, Setting, Volume
 from apps.manifest_values import parse_size
 from orchestrator.containers_conf import DEFAULT
-from orchestrator.links import Linked, LinkNetwork
+from orchestrator.links import Linked
 from orchestrator.names import Names, folder_of, slice_name
-from orchestrator.quadlet.build import UNBUILT, Built, RenderedBuild, build_unit, rendered_build
+from orchestrator.quadlet.build import UNBUILT, build_unit, rendered_build
 from orchestrator.quadlet.keys import INSTEAD, Version, line
+from orchestrator.quadlet.rendered import RenderedApp, RenderedContainer
 from orchestrator.quadlet.text import Section, UnitFile, literal, word, words
 from orchestrator.subnets import gateway_of
 
@@ -53,84 +54,6 @@ class Target:
     """The host's address inside containers."""
     builds: str = "%h/.local/share/archy/apps/builds"
     """Folder of what builds read, written like `derived`."""
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedContainer:
-    """One container's unit and what the planner compares."""
-
-    label: str
-    name: str
-    """Name of the container at Podman."""
-    service: str
-    unit: str
-    """File name of its unit."""
-    image: str
-    """`name@sha256:...`"""
-    config: str
-    """`sha256:...` of the image's config, which is the image id that Podman reports."""
-    spec: str
-    """Digest of everything that makes a restart necessary when it changes."""
-    grace: int
-    start_timeout: int
-    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Networks shared with other apps, and its names there; they are no part of the specification."""
-    companion: bool = False
-    """It serves the app, and the app is well without it."""
-    build: RenderedBuild | None = None
-    """How its image is built here; `image` names UNBUILT and `config` is empty until that was done."""
-
-
-@dataclass(frozen=True)
-class RenderedApp:
-    """All files of an app (name in the unit folder -> text) and the order in which its containers start.
-
-    Every tick plans with the same ones again, hence what is kept.
-    """
-
-    names: Names
-    files: Mapping[str, str]
-    boot: Mapping[str, str]
-    """The drop-ins that start the app at boot; a stopped app does without them (R-ST2)."""
-    containers: tuple[RenderedContainer, ...]
-    network: str
-    network_spec: str
-    volumes: tuple[str, ...]
-    secrets: tuple[str, ...]
-    """Names of generated secrets, as the manifest has them."""
-    links: tuple[LinkNetwork, ...] = ()
-
-    @cached_property
-    def every(self) -> Mapping[str, str]:
-        """The files of an app that is to run."""
-        return {**self.files, **self.boot}
-
-    @cached_property
-    def podman_secrets(self) -> Mapping[str, str]:
-        """Names of its secrets at Podman, by those in the manifest."""
-        return {label: self.names.secret(label) for label in self.secrets}
-
-    @cached_property
-    def services(self) -> tuple[str, ...]:
-        """Services of the containers, in start order."""
-        return tuple(container.service for container in self.containers)
-
-    @cached_property
-    def builds(self) -> bool:
-        """Is any image of it built here?"""
-        return any(container.build is not None for container in self.containers)
-
-    def with_built(self, built: Mapping[str, Built]) -> RenderedApp:
-        """The same app with its images pinned that were built, by `name:tag`; others stay as they are."""
-        files, containers = dict(self.files), []
-        for box in self.containers:
-            if box.build is not None and (done := built.get(box.build.tag)) is not None:
-                image = f"{box.build.name}@{done.digest}"
-                files[box.unit] = files[box.unit].replace(f"\nImage={box.image}\n", f"\nImage={image}\n", 1)
-                containers.append(replace(box, image=image, config=done.id))
-            else:
-                containers.append(box)
-        return replace(self, files=MappingProxyType(files), containers=tuple(containers))
 
 
 def render(manifest: Manifest, names: Names, target: Target, linked: Linked = NO_LINKS) -> RenderedApp:

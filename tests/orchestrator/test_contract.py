@@ -22,7 +22,8 @@ from orchestrator.images import check_layout, image_name, stage, write_index
 from orchestrator.links import LinkNetwork
 from orchestrator.names import Names, slice_name
 from orchestrator.podman import Podman, RootlessPodman
-from orchestrator.quadlet.render import RenderedApp, Target, render
+from orchestrator.quadlet.render import Target, render
+from orchestrator.quadlet.rendered import RenderedApp
 from orchestrator.systemd import Systemd, UserSystemd
 from orchestrator.unit_folder import UnitFolder
 from tests.fakes.podman import FakePodman

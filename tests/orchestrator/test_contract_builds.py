@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from apps.manifest_parts import BlobEntry
+from apps.manifest_parts import BlobEntry, Image
 from orchestrator import default_unit_dir
 from orchestrator.build_folder import BuildFolder
 from orchestrator.building import SCRATCH
@@ -171,18 +171,12 @@ async def test_a_base_that_is_not_there_is_not_pulled(world: World) -> None:  # 
 async def test_an_imported_image_and_an_earlier_stage_are_what_builds_begin_with(world: World) -> None:  # R-MF12
     image = write_layout(world.work / "base", b"base", layer=tar_of({"etc/base": b"base"}))
     digest = image["platforms"][0]["manifest"]
-    layout = check_layout(world.work / "base", _platform(image), where="test")
+    layout = check_layout(world.work / "base", Image.model_validate(image).platforms[0], where="test")
     name = image_name(NAMES.image("base"), digest)
     write_index(stage(layout, world.work / "staged"), layout, name)
     await world.podman.import_image(world.work / "staged", name)
     lines = (f"FROM {NAMES.image('base')}@{digest} AS stage-1", "FROM stage-1 AS stage-2", COPY)
     assert await world.run(*lines, "RUN " + SH.format("/bin/busybox test -f /etc/base")) is not None
-
-
-def _platform(image: dict[str, object]) -> object:
-    from apps.manifest_parts import Image
-
-    return Image.model_validate(image).platforms[0]
 
 
 async def test_commands_of_a_build_have_no_network_and_few_capabilities(world: World) -> None:  # R-MF7, R-MF12

@@ -17,7 +17,8 @@ from orchestrator.names import Names, service_of
 from orchestrator.preview import render_units
 from orchestrator.quadlet.build import Built
 from orchestrator.quadlet.keys import SINCE, Version, parse_version
-from orchestrator.quadlet.render import RenderedApp, RenderedContainer, Target, render
+from orchestrator.quadlet.render import Target, render
+from orchestrator.quadlet.rendered import RenderedApp, RenderedContainer
 from orchestrator.quadlet.text import Section, UnitFile, keys_of, owner_of, parse, word
 from tests.orchestrator.bundles import app_name
 

@@ -12,7 +12,8 @@ from orchestrator.links import Installed, linked
 from orchestrator.names import Names
 from orchestrator.plan import Observed, Wanted, plan
 from orchestrator.podman import ContainerSeen, ImageSeen, Inventory
-from orchestrator.quadlet.render import RenderedApp, Target, render
+from orchestrator.quadlet.render import Target, render
+from orchestrator.quadlet.rendered import RenderedApp
 from orchestrator.steps import RemoveLink
 from orchestrator.systemd import UnitState
 from orchestrator.unit_folder import OwnedFile
