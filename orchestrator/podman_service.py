@@ -34,8 +34,12 @@ API: Final = "/v5.0.0/libpod"
 LAZY: Final = "400"
 """Percent of garbage that its Go collects at: a tenth less time to its first answer, and it is gone soon."""
 
-_SCRIPT: Final = f"exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec podman system service --time={IDLE}"
-"""The descriptor is to be number 3, and LISTEN_PID the program's own; the shell does both and gives way."""
+_SCRIPT: Final = (
+    "exec 3<&0 </dev/null; unset NOTIFY_SOCKET; export LISTEN_FDS=1 LISTEN_PID=$$; "
+    f"exec podman system service --time={IDLE}"
+)
+"""The descriptor is to be number 3, and LISTEN_PID the program's own; the shell does both and gives way. What starts
+this process is to be told when the node is ready, and nothing of Podman's service."""
 
 
 class PodmanService:

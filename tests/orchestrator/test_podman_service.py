@@ -37,6 +37,7 @@ if sys.argv[1:3] != ["system", "service"]:
     sys.exit()
 with open("{pid}", "w") as note:
     note.write(str(os.getpid()))
+assert "NOTIFY_SOCKET" not in os.environ
 assert os.environ["LISTEN_FDS"] == "1" and os.environ["LISTEN_PID"] == str(os.getpid())
 if mode == "ends":
     sys.exit(1)
@@ -102,6 +103,7 @@ class Calls:
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     made = Calls(tmp_path)
     monkeypatch.setenv("PATH", f"{made.path}:/usr/bin:/bin")
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/nobody")
     monkeypatch.setattr("tempfile.tempdir", str(made.temporary))
     return made
 
