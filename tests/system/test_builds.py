@@ -14,6 +14,7 @@ from tests.system.lab import Base, Node
 
 NOTES = next(app for app in APPS if app.id == "notes")
 FAILING = GateApp("failing", 18095, ("server", "ui"), (0.0, 60.0), built=("ui",))
+BASED = GateApp("based", 18097, ("server", "ui"), (0.0, 60.0), built=("ui",))
 SLOW = GateApp("slow", 18096, ("server", "ui"), (0.0, 60.0), built=("ui",))
 
 
@@ -127,6 +128,24 @@ def test_a_containerfile_that_reaches_outside_is_not_even_packed(stand: Stand) -
     ):
         with pytest.raises(GateFailure, match=r"line \d+: ADD is not allowed"):
             stand.archy("app", *words, home="pub")
+
+
+@pytest.mark.timeout(300)
+def test_a_build_begins_with_an_image_of_its_own_app(stand: Stand) -> None:  # R-MF12
+    digest = stand.shell(f"grep -o 'sha256:[0-9a-f]*' {WORK}/made/notes-server/index.json").split()[0]
+    script = (
+        "cp -r made/notes made/based && cp -r made/notes-server made/based-server && cd made/based && "
+        "sed -i 's/^id: notes/id: based/; s/18094/18097/' manifest.yml && "
+        f"sed -i 's/context: context.ui/&, bases: [\"{digest}\"]/' manifest.yml && "
+        f'printf \'FROM server@{digest}\\nCOPY www /www\\nCMD ["/bin/sh", "/serve"]\\n\' > context/ui/Containerfile'
+    )
+    stand.node.run(["sh", "-c", script], cwd=WORK)
+    stand.publish(BASED)
+    stand.wait(lambda: stand.offers(BASED), "based is not offered")
+    stand.archy("install", "based", "--yes")
+    assert stand.page(BASED)["counter"] == 1
+    stand.archy("uninstall", "based", "--purge", "based")
+    assert left_of(stand, BASED) == ""
 
 
 @pytest.mark.timeout(300)
