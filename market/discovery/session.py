@@ -30,8 +30,8 @@ PAGE: Final = 500
 SMALLEST_CAP: Final = 20
 """A page with fewer events was cut short by no relay's own limit, so the question is answered."""
 
-MAX_PAGES: Final = 2000
-"""A million events for one question; a relay that has more goes on at the next connection."""
+MAX_PAGES: Final = 20_000
+"""Ten million events for one question; the hour that a relay has for all of them ends before."""
 
 SECOND: Final = 5000
 """Events asked for when one second holds more than a page and the relay does not reconcile (NIP-77). What a relay hides
