@@ -139,6 +139,9 @@ class Schedule:
             source.out = source.out or (source.kind is SourceKind.PEER and source.busy >= MAX_BUSY)
             source.ready_at = now + min(BACKOFF_LIMIT, BACKOFF_SECONDS * 2.0 ** min(source.busy, 16))
             return
+        if source.kind is SourceKind.PEER and fault is FaultKind.LACKS:
+            source.absent, source.look_at = True, now + LOOK_SECONDS  # no error: it may be about to fetch it, too
+            return
         source.quality.saw_fault()
         source.errors += ORIGIN_LACKS if fault is FaultKind.LACKS else 1
         source.ready_at = now + min(BACKOFF_LIMIT, BACKOFF_SECONDS * 2.0 ** min(source.errors - 1, 16))
@@ -146,8 +149,6 @@ class Schedule:
             source.corrupt += 1
         if fault is FaultKind.REFUSED:
             source.out = True  # policy says the same the next time, also for an origin
-        elif source.kind is SourceKind.PEER and fault is FaultKind.LACKS:
-            source.absent, source.look_at = True, now + LOOK_SECONDS
         elif source.kind is SourceKind.PEER:
             source.out = fault is FaultKind.CORRUPT or source.errors >= PEER_ERRORS
 

@@ -12,7 +12,7 @@ from market.model import PIECE_SIZE, Digest
 from market.swarm.errors import FaultKind
 from market.swarm.pieces import PieceTable
 from market.swarm.quality import Quality
-from market.swarm.schedule import MAX_OWNERS, PATIENCE_SECONDS, Schedule
+from market.swarm.schedule import MAX_OWNERS, PATIENCE_SECONDS, PEER_ERRORS, Schedule
 from market.swarm.sources import SourceKind
 from market.swarm.states import MAX_BUSY, Lease, Leave, Look, SourceState, Wait
 
@@ -258,6 +258,26 @@ def test_nodes_that_see_each_other_begin_at_different_pieces() -> None:
         assert isinstance(lease, Lease)
         starts.add(lease.start)
     assert starts == {5, 21, 40}
+
+
+def test_a_peer_that_had_nothing_yet_is_dropped_no_sooner_than_others() -> None:
+    peer = SourceState(SourceKind.PEER, Quality(rate=MIB))
+    origin = SourceState(SourceKind.ORIGIN, Quality())
+    schedule = Schedule(PieceTable(Digest("0" * 64), 8 * PIECE_SIZE, bytes(8 * 32)), [peer, origin])
+    early = schedule.next(0, 0.0)
+    assert isinstance(early, Lease)
+    schedule.failed(early, FaultKind.LACKS, 0.0)
+    assert isinstance(schedule.next(0, 2.0), Look)
+    schedule.looked(0, bytes([1]) * 8, 2.0)
+    assert peer.quality.rate == MIB, "it has done nothing wrong"
+    for attempt in range(PEER_ERRORS):
+        lease = schedule.next(0, 10.0 * (1 + attempt))
+        while isinstance(lease, Look):
+            schedule.looked(0, bytes([1]) * 8, 10.0 * (1 + attempt))
+            lease = schedule.next(0, 10.0 * (1 + attempt))
+        assert isinstance(lease, Lease), f"after {attempt} transport errors"
+        schedule.failed(lease, FaultKind.TRANSPORT, 10.0 * (1 + attempt))
+    assert isinstance(schedule.next(0, 100.0), Leave)
 
 
 def seconds(pieces: int, actors: list[Actor]) -> float:
