@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from blake3 import blake3
+
 from market.swarm.errors import FaultKind
 from market.swarm.pieces import PieceTable
 from market.swarm.quality import GUESSED_RATE
@@ -59,9 +61,11 @@ class Schedule:
     table: PieceTable
     sources: Sequence[SourceState]
     seed: int = 0
-    """Where the origin begins once others are seen to fetch the blob too: nodes that begin at different places have
-    something to give each other."""
-    _first: int = field(init=False, default=0)
+    """In which order pieces are taken that are equally rare, once others are seen to fetch the blob too: nodes with
+    different orders have something to give each other. A different beginning is not enough: two that begin at
+    neighbouring pieces and read on from there stay side by side to the end."""
+    _order: list[bytes] = field(init=False, default_factory=list)
+    """Of each piece, its place in that order; empty as long as nobody else is seen to fetch the blob."""
     _rarity: list[int] = field(init=False, default_factory=list)
     """Of each piece, the sources known to have it among those that have a part only; empty without any of these."""
     _state: bytearray = field(init=False)
@@ -164,8 +168,8 @@ class Schedule:
         if have is None or source.useful_at == 0.0 or self._is_useful(have):
             source.useful_at = now
         source.out = source.out or now - source.useful_at > PATIENCE_SECONDS
-        if partials:
-            self._first = self.seed % self.table.count
+        if partials and not self._order:
+            self._order = [blake3(b"%d %d" % (self.seed, index)).digest() for index in range(self.table.count)]
 
     def _is_useful(self, have: bytes) -> bool:
         """Whether anything of it is missing here."""
@@ -212,15 +216,12 @@ class Schedule:
         return source.kind is SourceKind.ORIGIN and all(other is source or other.hopeless for other in self.sources)
 
     def _first_free(self, source: SourceState) -> int | None:
-        """In order for an origin and while every source has everything; else the rarest piece that the source has."""
-        if source.kind is SourceKind.ORIGIN or not self._rarity:
-            first = 0 if source.whole_only else self._first
-            start = self._state.find(_FREE, first)
-            start = start if start >= 0 else self._state.find(_FREE, 0, first)
+        """In order while every source has everything; else the rarest piece that the source has."""
+        if not self._rarity or source.whole_only:
+            start = self._state.find(_FREE)
             return self._meeting_place(source, start) if start >= 0 else None
-        count = self.table.count
-        free = (index for index in range(count) if self._state[index] == _FREE and source.has(index))
-        return min(free, key=lambda index: (self._rarity[index], (index - self._first) % count), default=None)
+        free = (index for index in range(self.table.count) if self._state[index] == _FREE and source.has(index))
+        return min(free, key=lambda index: (self._rarity[index], self._order[index]), default=None)
 
     def _meeting_place(self, source: SourceState, start: int) -> int:
         """Where a slow source begins: there where the others will be when it is done with one piece.
