@@ -69,6 +69,20 @@ class Scene:
     """Go for good at some moment while they fetch."""
 
     @property
+    def forwarding(self) -> float:
+        """Share of the nodes that pass on what they have once it is whole."""
+        return (1 - self.free_riders - self.liars) * (1 - self.leave) * (1 - self.vanish)
+
+    def bound(self, size: int) -> float:
+        """Seconds that a tree of store-and-forward would need in which only those forward who do so in this scene.
+
+        Whoever has the blob sends it to one other at a time: with a share h that forwards, each round takes the number
+        of those who have it times 1 + h (2 where everybody behaves). Each known liar costs one piece besides.
+        """
+        rounds = math.log(self.nodes, 1 + self.forwarding)
+        return size / ORIGIN_UP + size / NODE_UP * rounds + self.known * self.liars * PIECE / NODE_UP
+
+    @property
     def label(self) -> str:
         return f"{self.name}, {self.nodes:,} nodes"
 
@@ -155,7 +169,7 @@ class World:
             max((host.done for host in finished), default=math.inf),
             self.hosts[0].sent / size,
             max(host.wasted for host in nodes),
-            size / ORIGIN_UP + size / NODE_UP * math.log2(self.scene.nodes),
+            self.scene.bound(size),
             time.perf_counter() - began,
         )
 
