@@ -65,6 +65,8 @@ async def converge(
         first = None
         steps = tuple(s for s in plan(want, seen) if not (isinstance(s, Start | Restart) and s.service in given_up))
         if not steps:
+            if isinstance(want, Absent):
+                machine.folder.sweep(names.stem)
             return seen
         for step in steps:
             if isinstance(step, Start):

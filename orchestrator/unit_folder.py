@@ -1,7 +1,7 @@
 """The folder that Quadlet reads: only our own files are seen, each is replaced as a whole.
 
 Guarantees: a file is the old text or the new text, never a part; what others put there is never read as ours,
-changed or removed; removing is idempotent.
+changed or removed; removing is idempotent, and `sweep` takes away what a killed process left in the middle of a write.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from orchestrator.secret_files import sync_folder
 
 MAX_UNIT: Final = 256 * 1024
 """Bytes; ours are a few KiB. A larger file is not ours."""
+_UNFINISHED: Final = ".archy-new"
 SUFFIXES: Final = (".build", ".container", ".network", ".volume")
 
 
@@ -67,7 +68,7 @@ class UnitFolder:
             for name, text in sorted(files.items()):
                 path = self.folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_name(f".{path.name}.archy-new")
+                temporary = path.with_name(f".{path.name}{_UNFINISHED}")
                 with temporary.open("w") as file:
                     file.write(text)
                     file.flush()
@@ -91,5 +92,27 @@ class UnitFolder:
                     path.parent.rmdir()
             if self.folder.is_dir():
                 sync_folder(self.folder)
+        except OSError as error:
+            raise Problem(f"units can not be removed: {error.strerror}", where=str(self.folder)) from error
+
+    def sweep(self, stem: str) -> None:
+        """Remove unfinished files, and folders of drop-ins that hold nothing, whose names begin with an app's stem.
+
+        Raises Problem. Nobody else may be writing that app's units.
+        """
+        kinds = tuple(f"{suffix}.d" for suffix in SUFFIXES)
+        try:
+            entries = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+            for entry in entries:
+                name = entry.name.removeprefix(".")
+                if not name.startswith((f"{stem}-", f"{stem}.")):
+                    continue
+                if entry.name.endswith(kinds) and entry.is_dir() and not entry.is_symlink():
+                    for unfinished in entry.glob(f".*{_UNFINISHED}"):
+                        unfinished.unlink(missing_ok=True)
+                    if not any(entry.iterdir()):
+                        entry.rmdir()
+                elif entry.name != name and entry.name.endswith(_UNFINISHED):
+                    entry.unlink(missing_ok=True)
         except OSError as error:
             raise Problem(f"units can not be removed: {error.strerror}", where=str(self.folder)) from error
