@@ -91,13 +91,19 @@ class Intake:
     async def put(self, event: Event, size: int) -> None:
         """`size` in bytes. Waits only while the queue is full: a checkpoint for every event would cost more than
         verifying it."""
-        while len(self._queue) >= QUEUED_EVENTS or self._queued_bytes >= QUEUED_BYTES:
+        while not self.put_now(event, size):
             self._room = trio.Event()
             await self._room.wait()
+
+    def put_now(self, event: Event, size: int) -> bool:
+        """The same without waiting; False when the queue is full."""
+        if len(self._queue) >= QUEUED_EVENTS or self._queued_bytes >= QUEUED_BYTES:
+            return False
         self._under_way += 1
         self._queue.append((event, size))
         self._queued_bytes += size
         self._arrived.set()
+        return True
 
     async def settled(self) -> None:
         """Wait until every event was decided about."""

@@ -280,8 +280,12 @@ class _Conversation:
                 if await self._perform(self._session.not_reconciled()):
                     return
             while (message := self._connection.arrived()) is not None:
-                if await self._perform(self._session.received(message)):
-                    return
+                match self._session.received(message):
+                    case [Arrived(event, size)] if self._intake.put_now(event, size):
+                        pass  # most messages are this, and cost no more than this
+                    case actions:
+                        if await self._perform(actions):
+                            return
 
     def _patience(self, page: float, whole: float) -> float:
         """Seconds for the next message."""

@@ -254,6 +254,8 @@ class Session:
     def received(self, message: str | bytes) -> list[Action]:
         """What to do about one message."""
         actions = self._quickly(message)
+        if actions:
+            return actions
         if actions is None:
             actions = self._received(message)
         for action in actions:
