@@ -2,7 +2,7 @@
 
 Guarantees that everything in it passed the whole order of checks, and that a read-only, full, damaged or newer file is
 a clear problem and is left as it was. Methods are synchronous and may be called from any thread: point reads take
-microseconds; `ingest` verifies signatures and belongs in a worker thread.
+microseconds; whatever writes may wait for a second while a flood is stored, and belongs in a worker thread.
 """
 
 from __future__ import annotations

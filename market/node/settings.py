@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import trio
 from pydantic import Field
 
 from market.errors import UsageProblem
@@ -41,7 +42,7 @@ async def add_relay(node: Node, request: Relay, report: Report) -> Mapping[str, 
     """Remember a relay; a running node connects to it at once."""
     if not request.url.startswith(("ws://", "wss://")):
         raise UsageProblem(f"{request.url!r} is not a relay", remedy="a relay's URL begins with wss:// or ws://")
-    node.index.add_relay(request.url.rstrip("/"))
+    await trio.to_thread.run_sync(node.index.add_relay, request.url.rstrip("/"))  # a flood may be being stored
     node.discovery.set_relays(node.index.relays())
     return await relays(node, request, report)
 
@@ -50,7 +51,7 @@ async def remove_relay(node: Node, request: Relay, report: Report) -> Mapping[st
     """Forget a relay; what it served stays in the index."""
     if request.url.rstrip("/") not in node.index.relays():
         raise UsageProblem(f"{request.url!r} is not among the relays", remedy="`archy relays` lists them")
-    node.index.remove_relay(request.url.rstrip("/"))
+    await trio.to_thread.run_sync(node.index.remove_relay, request.url.rstrip("/"))
     node.discovery.set_relays(node.index.relays())
     return await relays(node, request, report)
 
