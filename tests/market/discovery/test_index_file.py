@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from market.discovery import BadIndex, Index, open_index
+from market.discovery.schema import connect, transaction
 from market.errors import EnvironmentLacks, UsageProblem
 from tests.market.discovery.publishers import NOW, Publisher, from_relay
 
@@ -210,3 +211,16 @@ def test_channels_are_offered_separately(index: Index, alice: Publisher) -> None
     assert stable is not None
     assert beta is not None
     assert (stable.release and stable.release.version, beta.release and beta.release.version) == ("1.0.0", "2.0.0-rc1")
+
+
+def test_a_commit_that_fails_leaves_no_transaction_open(tmp_path: Path) -> None:
+    database = connect(tmp_path / "any.db")
+    database.execute("PRAGMA foreign_keys = ON")
+    database.execute("CREATE TABLE parents (id INTEGER PRIMARY KEY)")
+    database.execute("CREATE TABLE children (parent REFERENCES parents DEFERRABLE INITIALLY DEFERRED)")
+    with pytest.raises(sqlite3.IntegrityError), transaction(database):
+        database.execute("INSERT INTO children VALUES (1)")  # only COMMIT finds that there is no such parent
+    with transaction(database):
+        database.execute("INSERT INTO parents VALUES (2)")
+    assert database.execute("SELECT count(*) FROM children").fetchone() == (0,)
+    database.close()
