@@ -214,7 +214,11 @@ class HttpTransport:
         if self._tls is None:
             self._tls = ssl.create_default_context()
         wrapped = self._tls.wrap_socket(sock, server_hostname=host)
-        abort.attach(wrapped)
+        try:
+            abort.attach(wrapped)
+        except AbortedByCaller:
+            wrapped.close()  # the caller's socket is an empty shell by now
+            raise
         return wrapped
 
     def _exchange(
