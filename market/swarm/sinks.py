@@ -8,6 +8,7 @@ cut). Whatever ends one of the threads, the others are told and nobody waits for
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, Protocol
 
@@ -31,6 +32,11 @@ class WriterDied(Problem):
     """The thread that writes pieces ended by a defect; the defect itself is raised beside this."""
 
     kind = "writer-died"
+
+    @classmethod
+    def told(cls, error: BaseException, where: Path) -> Problem:
+        """What everybody is told: the problem itself, or of a defect that the writer died of it."""
+        return error if isinstance(error, Problem) else cls(f"{type(error).__name__}: {error}", where=str(where))
 
 
 class Sink(Protocol):
@@ -123,9 +129,7 @@ class PartialSink:
 
     def _break(self, error: BaseException) -> bool:
         """Let everybody know that nothing can be kept any more. False if it is a defect, not a Problem."""
-        told = error
-        if not isinstance(told, Problem):
-            told = WriterDied(f"{type(error).__name__}: {error}", where=str(self._partial.data_path))
+        told = WriterDied.told(error, self._partial.data_path)
         with self._changed:
             self._broken = self._broken or told
             self._changed.notify_all()

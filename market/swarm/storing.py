@@ -75,9 +75,7 @@ class Storing:
 
     def _break(self, error: BaseException) -> bool:
         """Let everybody know that nothing can be kept any more. False if it is a defect, not a Problem."""
-        told = error
-        if not isinstance(told, Problem):
-            told = WriterDied(f"{type(error).__name__}: {error}", where=str(self._store.root))
+        told = WriterDied.told(error, self._store.root)
         with self._lock:
             self.broken = self.broken or told
         return told is error
