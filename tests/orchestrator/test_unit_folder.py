@@ -32,7 +32,10 @@ def write_and_die(folder: UnitFolder, call: str, nth: int) -> bool:
     """Write the files in a process that is killed at the n-th such call; whether it came to that."""
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert ended in (0, -signal.SIGKILL)
+        return ended != 0
+    code = 1  # whatever happens, the child must not go on as a second test run
     where = os if call == "fsync" else Path
     real, calls = getattr(where, call), itertools.count()
 
@@ -41,9 +44,12 @@ def write_and_die(folder: UnitFolder, call: str, nth: int) -> bool:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*given, **named)
 
-    setattr(where, call, call_or_die)
-    folder.write(FILES)
-    os._exit(0)
+    try:
+        setattr(where, call, call_or_die)
+        folder.write(FILES)
+        code = 0
+    finally:
+        os._exit(code)
 
 
 @pytest.mark.parametrize("call", KILLED_AT)
