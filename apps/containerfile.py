@@ -52,6 +52,8 @@ class ContainerfileRefused(Refused):
             "\n".join(("the Containerfile can not be built here:", *(f"  {fault}" for fault in told))), where=where
         )
         self.faults = told
+        self.errors = tuple((f"line {one.line}" if one.line else NAME, one.what, one.remedy) for one in told)
+        """(where in it, what, remedy), as every problem with several faults has them."""
 
 
 @dataclass(frozen=True, slots=True)
