@@ -1,9 +1,11 @@
-"""A process that fetches, is killed before its n-th write to disk, and fetches again; for every n. Run by test_crash.
+"""A process that fetches, is killed before its n-th step on disk, and fetches again; for every n. Run by test_crash.
 
     python -m tests.market.swarm.killed FOLDER URL DIGEST SIZE PIECES
 
-Prints one JSON line per n: pieces that were written before the kill, bytes resumed, bytes fetched afterwards. It forks
-before trio starts a thread, so that each round costs milliseconds and not an interpreter.
+Writing and recording are threads of their own, so that a count of all steps meets another interleaving each time: a
+second series of rounds counts the writes of pieces alone. Prints one JSON line per round: what was counted and to
+where, pieces that were written before the kill, bytes resumed, bytes fetched afterwards. It forks before trio starts a
+thread, so that each round costs milliseconds and not an interpreter.
 """
 
 from __future__ import annotations
@@ -23,16 +25,21 @@ from market.swarm.disk import Disk
 from tests.market.swarm.published import LOOPBACK
 
 MAX_ROUNDS = 200
+STEPS, PIECES = "steps", "pieces"
+"""What is counted: steps of any kind, or writes of pieces only."""
 
 
 class KillingDisk(Disk):
-    """Ends the process with SIGKILL before its n-th step; notes finished piece writes in a file."""
+    """Ends the process with SIGKILL before a step, counted from 0; notes finished piece writes in a file."""
 
-    def __init__(self, steps: int, notes: Path) -> None:
-        self._left = steps
+    def __init__(self, counted: str, number: int, notes: Path) -> None:
+        self._counted = counted
+        self._left = number
         self._notes = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def _step(self) -> None:
+    def _step(self, *, is_piece: bool = False) -> None:
+        if self._counted == PIECES and not is_piece:
+            return
         self._left -= 1
         if self._left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -46,9 +53,10 @@ class KillingDisk(Disk):
         return super().reopen(path)
 
     def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int, path: Path) -> None:
-        self._step()
+        is_piece = path.suffix == ".data"
+        self._step(is_piece=is_piece)
         super().pwrite(fd, data, offset, path)
-        if path.suffix == ".data":
+        if is_piece:
             os.write(self._notes, b".")
 
     def sync_data(self, fd: int, path: Path) -> None:
@@ -100,26 +108,32 @@ def in_child(work: Callable[[], None]) -> int:
 
 
 def main() -> None:
-    """All rounds, until one is not killed any more."""
+    """All rounds."""
     folder, url, digest, size, pieces = sys.argv[1:]
     Path(folder).mkdir()
     ref = BlobRef(Digest(digest), int(size), Digest(pieces))
-    for steps in range(MAX_ROUNDS):
-        root, notes = Path(folder, str(steps)), Path(folder, f"{steps}.notes")
+    for counted in (STEPS, PIECES):
+        _series(Path(folder), counted, url, ref)
 
-        def attempt(root: Path = root, notes: Path = notes, steps: int = steps) -> None:
-            trio.run(_fetch, root, KillingDisk(steps, notes), url, ref)
 
-        def again(root: Path = root, notes: Path = notes, steps: int = steps) -> None:
+def _series(folder: Path, counted: str, url: str, ref: BlobRef) -> None:
+    """Rounds, until one is not killed any more."""
+    for number in range(MAX_ROUNDS):
+        root, notes = folder / f"{counted}-{number}", folder / f"{counted}-{number}.notes"
+
+        def attempt(root: Path = root, notes: Path = notes, number: int = number) -> None:
+            trio.run(_fetch, root, KillingDisk(counted, number, notes), url, ref)
+
+        def again(root: Path = root, notes: Path = notes, number: int = number) -> None:
             resumed, fetched = trio.run(_fetch, root, Disk(), url, ref)
-            written = notes.stat().st_size if notes.exists() else 0
-            print(json.dumps({"steps": steps, "written": written, "resumed": resumed, "fetched": fetched}), flush=True)
+            told = {"counted": counted, "number": number, "written": notes.stat().st_size if notes.exists() else 0}
+            print(json.dumps(told | {"resumed": resumed, "fetched": fetched}), flush=True)
 
         status = in_child(attempt)
         if status == 0:
             return
         if not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL) or in_child(again) != 0:
-            sys.exit(f"round {steps} went wrong")
+            sys.exit(f"round {number} of {counted} went wrong")
     sys.exit("it never came to an end")
 
 
