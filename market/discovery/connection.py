@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 from websockets.exceptions import InvalidURI, WebSocketException
-from websockets.uri import parse_uri
+from websockets.uri import WebSocketURI, parse_uri
 
 from market.discovery.websocket import WebSocket
 from market.errors import Problem
@@ -142,21 +142,28 @@ async def open_relay(url: str, *, public_only: bool = False) -> AsyncIterator[Re
 
 async def open_stream(url: str, *, public_only: bool = False) -> trio.abc.Stream:
     """A TCP stream to the relay's address, with TLS for wss://. Raises RelayFault."""
-    stream = await _tcp(url, public_only)
-    address = parse_uri(url)
+    address = relay_address(url)
+    stream = await _tcp(url, address, public_only)
     if not address.secure:
         return stream
     return trio.SSLStream(stream, ssl.create_default_context(), server_hostname=address.host, https_compatible=True)
 
 
-async def _tcp(url: str, public_only: bool) -> trio.SocketStream:
+def relay_address(url: str) -> WebSocketURI:
+    """Host, port and path of a relay's URL, which strangers may have written. Raises RelayFault."""
     try:
-        address = parse_uri(url)
+        return parse_uri(url)
+    except (InvalidURI, ValueError) as error:  # urllib.parse: ValueError for a port or an IPv6 address that is none
+        raise RelayFault("is not a relay's address", where=url) from error
+
+
+async def _tcp(url: str, address: WebSocketURI, public_only: bool) -> trio.SocketStream:
+    try:
         with trio.fail_after(OPEN_SECONDS):
             if not public_only:
                 return await trio.open_tcp_stream(address.host, address.port)
             return await _public_tcp(url, address.host, address.port)
-    except InvalidURI as error:
+    except UnicodeError as error:  # the idna codec: a label of the name is empty or longer than 63 characters
         raise RelayFault("is not a relay's address", where=url) from error
     except trio.TooSlowError as error:
         raise RelayFault(f"does not answer within {OPEN_SECONDS:.0f} s", where=url) from error

@@ -12,9 +12,8 @@ import h11
 import msgspec
 import trio
 from msgspec import Meta
-from websockets.uri import parse_uri
 
-from market.discovery.connection import RelayFault, open_stream
+from market.discovery.connection import RelayFault, open_stream, relay_address
 
 MAX_INFORMATION: Final = 64 * 1024
 """Bytes; real documents have 1 to 4 KiB."""
@@ -55,7 +54,7 @@ async def fetch_information(url: str, *, public_only: bool = False) -> RelayInfo
 
 
 async def _get(stream: trio.abc.Stream, url: str) -> bytes | None:
-    address = parse_uri(url)
+    address = relay_address(url)
     host = f"[{address.host}]" if ":" in address.host else address.host
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=16 * 1024)
     request = h11.Request(

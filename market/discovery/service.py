@@ -118,6 +118,8 @@ class Discovery:
                 self._end(url)
             self._keep_link(url, frozenset())
         for url, keys in authors.items():
+            if url in self._links and not self._links[url].authors:
+                self._end(url)  # it was the operator's, who trusted it with more than strangers' relays are
             self._keep_link(url, keys)
 
     def look_at_authors(self) -> None:

@@ -287,6 +287,8 @@ class Session:
             case frames.ClosedFrame():
                 return self._closed(frame)
             case frames.NoticeFrame():
+                if self._side and not self._answered:
+                    return self.not_reconciled()  # it does not know NIP-77, which is no news for a person
                 said = Said("notice", frame.text)
                 return [said, *self.not_reconciled()] if self._side else [said]
             case frames.AuthFrame():

@@ -193,6 +193,45 @@ async def test_a_publishers_own_relay_is_asked_and_private_addresses_only_if_all
     assert offered(fresh, alice) == "1.0.0"
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ws://a..b",
+        f"wss://{'a' * 64}.example",
+        "ws://.x",
+        "ws://relay.example:99999",
+        "ws://[::1",
+        "ws://[]",
+        "ws://h:x",
+    ],
+)
+async def test_attack_a_write_relay_whose_address_is_none_ends_no_node(
+    alice: Publisher, fresh: Index, address: str
+) -> None:  # R-DS9
+    events = signed(alice, "1.0.0")
+    listed = sign_event(alice.keyring, created_at=NOW, kind=10002, tags=[["r", address]], content="").to_json()
+    async with lies.lying_relay(lies.honest([*events, listed])) as public:
+        discovery = Discovery(fresh, [public], now, publishers=lambda: [alice.did], allow_private=True)
+        await discovery.sync(20)
+        report = await discovery.sync(20)
+    assert (report.answered, report.unanswered) == ((public,), (address,))
+    assert [state.text for state in report.relays] == ["", "is not a relay's address"]
+    assert offered(fresh, alice) == "1.0.0"
+
+
+async def test_a_relay_that_the_operator_removed_is_a_strangers_from_then_on(alice: Publisher, fresh: Index) -> None:
+    events = signed(alice, "1.0.0")
+    async with lies.lying_relay(lies.honest(events)) as own:
+        listed = sign_event(alice.keyring, created_at=NOW, kind=10002, tags=[["r", own]], content="").to_json()
+        async with lies.lying_relay(lies.honest([*events, listed])) as public:
+            discovery = Discovery(fresh, [public, own], now, publishers=lambda: [alice.did])
+            assert (await discovery.sync(20)).unanswered == ()
+            discovery.set_relays([public])
+            [state] = [one for one in (await discovery.sync(20)).relays if one.url == own]
+    assert state.named_by_author
+    assert "private address" in state.text
+
+
 # NIP-77, against a real relay
 
 
