@@ -43,7 +43,16 @@ DISTRUSTING_LISTS: Final = frozenset({f"{MUTE_KIND}", *(f"{SET_KIND}:{name}" for
 MAX_EVENT_SIZE: Final = 64 * 1024
 """Bytes; what relays commonly accept, and the bound nostr-sdk's relay enforces."""
 
-_HEX64 = Meta(pattern=r"^[0-9a-f]{64}\Z")
+_HEX64 = Meta(min_length=64, max_length=64)
+_HEX128 = Meta(min_length=128, max_length=128)
+
+
+def _is_hex(text: str) -> bool:
+    """Whether these are bytes in their one spelling. A third of what a pattern costs, for every event that arrives."""
+    try:
+        return bytes.fromhex(text).hex() == text
+    except ValueError:
+        return False
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -58,7 +67,11 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     kind: Annotated[int, Meta(ge=0, le=65_535)]
     tags: tuple[tuple[str, ...], ...]
     content: str
-    sig: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")]
+    sig: Annotated[str, _HEX128]
+
+    def __post_init__(self) -> None:
+        if not (_is_hex(self.id) and _is_hex(self.pubkey) and _is_hex(self.sig)):
+            raise ValueError("id, pubkey and sig are written in lower-case hexadecimal digits")
 
     def to_json(self) -> dict[str, Any]:
         """As a plain JSON object."""

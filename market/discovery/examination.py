@@ -7,7 +7,6 @@ the very text that was verified. Refuses to know processes, SQLite and relays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -37,17 +36,13 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
     """Its id was not stored when the transaction began."""
 
 
-class Question(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Question(Event, frozen=True, array_like=True, gc=False):
     """One event, whose fields had the right shapes before; `is_new` asks for its document too."""
 
     is_new: bool
-    id: str
-    pubkey: str
-    created_at: int
-    kind: int
-    tags: tuple[tuple[str, ...], ...]
-    content: str
-    sig: str
+
+    def __post_init__(self) -> None:
+        """Nothing is looked at twice."""
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
@@ -112,15 +107,15 @@ _ENCODER = msgspec.msgpack.Encoder()
 
 def write_questions(events: Sequence[Event], new: Sequence[bool]) -> bytes:
     """A batch as it travels to another process."""
-    return _ENCODER.encode([Question(is_new, *_fields(event)) for event, is_new in zip(events, new, strict=True)])
+    return _ENCODER.encode([Question(*_fields(event), is_new) for event, is_new in zip(events, new, strict=True)])
 
 
 def answer_questions(questions: bytes) -> bytes:
     """All of `examine` for a batch; what the other process does."""
-    return _ENCODER.encode([examine(Event(*_fields(one)), is_new=one.is_new) for one in _QUESTIONS.decode(questions)])
+    return _ENCODER.encode([examine(one, is_new=one.is_new) for one in _QUESTIONS.decode(questions)])
 
 
-def _fields(one: Event | Question) -> tuple[Any, ...]:
+def _fields(one: Event) -> tuple[str, str, int, int, tuple[tuple[str, ...], ...], str, str]:
     return one.id, one.pubkey, one.created_at, one.kind, one.tags, one.content, one.sig
 
 

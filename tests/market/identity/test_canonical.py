@@ -85,3 +85,24 @@ def test_a_document_above_its_bound_is_refused_before_it_is_parsed() -> None:
 def test_the_digest_leaves_the_proof_out_so_that_signing_twice_is_no_equivocation() -> None:
     assert document_digest({"a": 1, "proof": {"x": 1}}) == document_digest({"a": 1, "proof": {"x": 2}})
     assert document_digest({"a": 1}) != document_digest({"a": 2})
+
+
+ODD = st.recursive(
+    st.floats() | st.integers(-(2**70), 2**70) | st.text(max_size=8) | st.booleans(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=40,
+)
+
+
+@given(st.dictionaries(st.text(max_size=4), ODD, max_size=3))
+def test_reading_refuses_what_writing_refuses(document: dict[str, Any]) -> None:
+    try:
+        written = canonical_bytes(document)
+    except NotCanonical:
+        written = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
+            "utf-8", "surrogatepass"
+        )
+        with pytest.raises(NotCanonical):
+            parse_canonical(written)
+    else:
+        assert parse_canonical(written) == document
