@@ -12,8 +12,11 @@ class CommandFailed(Problem):
 
     def __init__(self, argv: tuple[str, ...], code: int, stderr: str) -> None:
         self.argv, self.code, self.stderr = argv, code, stderr
-        said = stderr.strip().splitlines()
-        super().__init__(f"{argv[0]} {argv[1] if len(argv) > 1 else ''} ended with {code}: {said[-1] if said else ''}")
+        command = " ".join([argv[0], *[word for word in argv[1:] if word != "--user"][:1]])
+        lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+        # systemctl(1) ends with where to read more, after what went wrong
+        said = [line for line in lines if not line.startswith("See ")] or lines
+        super().__init__(f"{command} ended with {code}{f': {said[-1]}' if said else ''}")
 
 
 class CommandTimedOut(Problem):
@@ -33,6 +36,17 @@ class CommandMissing(EnvironmentLacks):
         self.program = program
         package = {"systemctl": "systemd", "journalctl": "systemd"}.get(program, program)
         super().__init__(f"{program} is not installed", remedy=f"apt-get install {package}")
+
+
+class CommandNotStarted(Problem):
+    """A program is there and can not be started: no memory, too many processes or files, no right to."""
+
+    kind = "command-not-started"
+
+    def __init__(self, program: str, error: OSError) -> None:
+        super().__init__(
+            f"{program} can not be started: {error.strerror}", remedy="archy doctor; is the machine overloaded?"
+        )
 
 
 class OutputTooLong(Problem):

@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from orchestrator.faults import CommandFailed, CommandMissing, CommandTimedOut, OutputTooLong
+from orchestrator.faults import CommandFailed, CommandMissing, CommandNotStarted, CommandTimedOut, OutputTooLong
 
 MAX_OUTPUT: Final = 16 * 1024 * 1024
 """`podman ps --format json` writes about 1 KiB a container; room for far more than a machine can run."""
@@ -50,11 +50,14 @@ async def run(
     environment: Mapping[str, str] | None = None,
     limit: int = MAX_OUTPUT,
 ) -> Completed:
-    """Run a program to its end. Raises CommandMissing, CommandTimedOut, OutputTooLong; never for an exit code."""
+    """Run a program to its end. Raises CommandMissing, CommandNotStarted, CommandTimedOut, OutputTooLong; never for an
+    exit code."""
     try:
         process = await _open(argv, subprocess.PIPE, subprocess.PIPE, environment or {})
     except FileNotFoundError as error:
         raise CommandMissing(argv[0]) from error
+    except OSError as error:
+        raise CommandNotStarted(argv[0], error) from error
     out, err = bytearray(), bytearray()
     with trio.move_on_after(seconds) as scope:
         try:

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import trio
 
 from apps.problems import Problem
-from orchestrator.faults import CommandMissing
+from orchestrator.faults import CommandMissing, CommandNotStarted
 
 EVENTS: Final = ("died", "remove")
 """What takes something away; health checks and starts would wake for nothing."""
@@ -60,6 +60,8 @@ class PodmanEvents:
             )
         except FileNotFoundError as error:
             raise CommandMissing("podman") from error
+        except OSError as error:
+            raise CommandNotStarted("podman", error) from error
         assert process.stdout is not None
         try:
             await self._read(process.stdout, wake)

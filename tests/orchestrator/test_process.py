@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from orchestrator.faults import CommandFailed, CommandMissing, CommandTimedOut, OutputTooLong
+from orchestrator.faults import CommandFailed, CommandMissing, CommandNotStarted, CommandTimedOut, OutputTooLong
 from orchestrator.process import run
 
 
@@ -37,6 +37,20 @@ async def test_a_missing_program_is_told_with_the_command_that_mends_it() -> Non
     with pytest.raises(CommandMissing, match="no-such-program is not installed") as caught:
         await run(["no-such-program"], seconds=10)
     assert caught.value.exit_code == 4
+
+
+async def test_a_program_that_can_not_be_started_is_told_and_is_no_defect(tmp_path: Path) -> None:  # R-ST13
+    program = tmp_path / "podman"
+    program.write_text("not to be executed")
+    with pytest.raises(CommandNotStarted, match="podman can not be started: Permission denied"):
+        await run([str(program)], seconds=10)
+
+
+def test_what_went_wrong_is_told_and_not_where_more_is_to_be_read() -> None:
+    said = 'Job for x.service failed because of a timeout.\nSee "systemctl --user status x.service" for details.\n'
+    failed = CommandFailed(("systemctl", "--user", "start", "--", "x.service"), 1, said)
+    assert str(failed) == "systemctl start ended with 1: Job for x.service failed because of a timeout."
+    assert str(CommandFailed(("systemctl", "--user", "stop"), 1, "")) == "systemctl stop ended with 1"
 
 
 @pytest.mark.parametrize("cancelled", [True, False])
