@@ -58,6 +58,7 @@ def queries(rare: list[str], dice: random.Random) -> list[Wanted]:
         lambda: Wanted(dice.choice(COMMON), standing=standing),
         lambda: Wanted(rare[int(len(rare) * dice.random() ** 2)], standing=standing),
         lambda: Wanted(dice.choice(rare)[:3], standing=standing),
+        lambda: Wanted(dice.choice((*rare, *COMMON))[:2], standing=standing),
         lambda: Wanted(f"{dice.choice(COMMON)} {rare[dice.randrange(50)]}", standing=standing),
         lambda: Wanted(dice.choice(COMMON), category=dice.choice(CATEGORIES), arch="arm64", standing=standing),
         lambda: Wanted(without=("internet",), standing=standing),
