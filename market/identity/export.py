@@ -24,7 +24,7 @@ from nacl.utils import random as random_bytes
 from market.errors import EnvironmentLacks, Refused, UsageProblem
 from market.identity.didkey import decode_private, did_of
 from market.identity.forms import FORMAT
-from market.identity.history import KeyHistory, Role, SignedEntry
+from market.identity.history import Folded, KeyHistory, Role, SignedEntry
 from market.identity.keyring import (
     FILE_OF,
     HISTORY,
@@ -37,7 +37,7 @@ from market.identity.keyring import (
     nostr_public,
 )
 from market.identity.ledger import Ledger, LedgerState
-from market.identity.private_files import MAX_FILE_SIZE, read_private, sync_folder
+from market.identity.private_files import MAX_FILE_SIZE, is_free, read_private, sync_folder
 
 MIN_PASSPHRASE: Final = 12
 """Characters. Argon2id makes a guess cost half a second; a short word is guessed all the same."""
@@ -134,7 +134,8 @@ def import_identity(data: bytes, passphrase: str, folder: Path) -> Keyring:
 
 
 def _create(content: _Content, folder: Path) -> Keyring:
-    if folder.exists() and any(folder.iterdir()):
+    _check(content)
+    if not is_free(folder):
         raise Refused("the folder has other files in it", where=str(folder), remedy="choose another --home")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +161,17 @@ def _create(content: _Content, folder: Path) -> Keyring:
 def _merge(content: _Content, kept: Keyring) -> Keyring:
     if content.did != kept.did:
         raise Refused(f"the export is of {content.did}", where=str(kept.folder), remedy="choose another --home")
+    _check(content)
+    _joined(content, kept)  # what is refused is refused before anything changes
+    if content.ledger is not None:
+        kept.ledger.merge(content.ledger)  # before the keys: a kill in between must not leave them with low numbers
+    with kept.ledger.locked():
+        decide(kept.folder, _joined(content, Keyring.load_alone(kept.folder)))
+        return Keyring.load_alone(kept.folder)
+
+
+def _joined(content: _Content, kept: Keyring) -> Rotation:
+    """The longer of both histories, and the keys of its newest entry that this folder lacks."""
     theirs, ours = content.history, list(kept.documents)
     longest = max(theirs, ours, key=len)
     if longest[: len(theirs)] != theirs or longest[: len(ours)] != ours:
@@ -168,17 +180,36 @@ def _merge(content: _Content, kept: Keyring) -> Keyring:
             where=str(kept.folder),
             remedy="keep both; `archy publisher show` says which of them relays know",
         )
-    if content.ledger is not None:
-        kept.ledger.merge(content.ledger)
-    newest = _entry(longest[-1])
+    newest = SignedEntry.from_document(longest[-1])
     files = {
         name: text
         for name, text in content.files.items()
         if _fits(name, text, newest, content.did) and (len(theirs) > len(ours) or not (kept.folder / name).exists())
     }
-    with kept.ledger.locked():
-        decide(kept.folder, Rotation(longest, files))
-        return Keyring.load(kept.folder)
+    if NOSTR not in files and kept.nostr_pubkey not in newest.entry.nostr:
+        raise Refused(
+            "the export's history has another Nostr key, which is neither in it nor here",
+            where=str(kept.folder),
+            remedy=f"import one made with --keys {Keys.ALL} or {Keys.DAILY} first",
+        )
+    return Rotation(longest, files)
+
+
+def _check(content: _Content) -> None:
+    """Raises BadExport unless this is a history and keys: what is written over an identity is looked at before."""
+    history, outcome = KeyHistory(content.did), Folded.ADDED
+    try:
+        for document in content.history:
+            if outcome is Folded.ADDED:
+                history, outcome = history.fold(SignedEntry.from_document(document))
+        for name, text in content.files.items():
+            nostr_key(text) if name == NOSTR else decode_private(text.strip())
+    except Refused as error:
+        raise BadExport(f"the export is damaged: {error.what}") from error
+    except ValueError:  # from None: what went wrong could quote the text, and the text is a key
+        raise BadExport("the export is damaged: its Nostr key is none") from None
+    if outcome is not Folded.ADDED:
+        raise BadExport(f"the export is damaged: an entry of its history is {outcome.value}")
 
 
 def _fits(name: str, text: str, newest: SignedEntry, did: str) -> bool:
@@ -192,13 +223,6 @@ def _fits(name: str, text: str, newest: SignedEntry, did: str) -> bool:
     return KeyHistory(did).holds(public, role, newest)
 
 
-def _entry(document: dict[str, Any]) -> SignedEntry:
-    try:
-        return SignedEntry.from_document(document)
-    except Refused as error:
-        raise BadExport(f"the export's history is damaged: {error.what}") from error
-
-
 def _opened(data: bytes, passphrase: str) -> _Content:
     if len(data) > MAX_EXPORT_SIZE:
         raise BadExport(f"larger than the {MAX_EXPORT_SIZE} bytes of the largest export")
@@ -206,6 +230,10 @@ def _opened(data: bytes, passphrase: str) -> _Content:
         sealed = msgspec.json.decode(data, type=_Sealed)
         box = _box(passphrase, sealed.salt, sealed.rounds, sealed.memory)
         content = msgspec.json.decode(box.decrypt(sealed.box), type=_Content)
+    except MemoryError as error:
+        raise EnvironmentLacks(
+            f"the passphrase can not be tried without {sealed.memory >> 20} MiB of memory", remedy="end other programs"
+        ) from error
     except CryptoError as error:
         raise BadExport("the passphrase does not open it", remedy="try again; nothing was changed") from error
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:

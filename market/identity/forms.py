@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -39,6 +40,24 @@ UnixSeconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]
 """Up to the year 9999, which is where datetime ends."""
 RELAY_URL: Final = re.compile(r"wss?://[!-~]{1,249}")
 RelayText = Annotated[str, Meta(min_length=6, max_length=255, pattern=r"^wss?://[!-~]+\Z")]
+
+
+_HOST: Final = re.compile(r"\[[0-9A-Fa-f:.]{2,45}\]|(?=.{1,253}\Z)(?:[\w-]{1,63}\.)*[\w-]{1,63}\.?")
+
+
+def is_relay_address(text: str) -> bool:
+    """Whether a person's word for a relay can be one: scheme, a host that can be looked up, a port that there can be.
+
+    Stricter than what is read of others (`RELAY_URL`), whose documents stay valid with an address that leads nowhere.
+    """
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    host = parts.netloc.rpartition("@")[2]
+    host = host.removesuffix(f":{port}") if port is not None else host
+    return RELAY_URL.fullmatch(text) is not None and _HOST.fullmatch(host) is not None and parts.fragment == ""
 
 
 class BadDocument(Refused):

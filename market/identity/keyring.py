@@ -27,10 +27,18 @@ from apps.names import Digest
 from market.errors import EnvironmentLacks, Problem, Refused
 from market.identity import nip19
 from market.identity.didkey import decode_private, decode_public, did_of, encode_private
-from market.identity.forms import MAX_WRITE_RELAYS, RelayText, strictly
+from market.identity.forms import MAX_WRITE_RELAYS, BadDocument, RelayText, is_relay_address, strictly
 from market.identity.history import Folded, KeyHistory, Role, SignedEntry, identity_body
 from market.identity.ledger import Ledger
-from market.identity.private_files import NoSuchFile, read_private, require_private_folder, sync_folder, write_private
+from market.identity.private_files import (
+    NoSuchFile,
+    cannot_write,
+    is_free,
+    read_private,
+    require_private_folder,
+    sync_folder,
+    write_private,
+)
 from market.identity.proofs import add_proof
 
 INCEPTION: Final = "inception.key"
@@ -89,8 +97,12 @@ class Keyring:
 
         Raises Refused when the folder has files in it already, EnvironmentLacks when the place can not be written.
         """
-        if folder.exists() and any(folder.iterdir()):
-            raise Refused("there is an identity here already", where=str(folder), remedy="choose another --home")
+        if not is_free(folder):
+            raise Refused(
+                "there is an identity here already",
+                where=str(folder),
+                remedy="`archy id show` has it; choose another --home for another one",
+            )
         checked_relays(relays)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -113,17 +125,30 @@ class Keyring:
     def load(cls, folder: Path) -> Keyring:
         """The identity in the folder; a rotation that a kill cut short is finished first.
 
-        Raises LaxPermissions, NoSuchFile, DamagedKey.
+        Raises LaxPermissions, NoSuchFile, DamagedKey, EnvironmentLacks.
         """
         require_private_folder(folder)
+        if not (folder / ROTATION).exists():
+            try:
+                return cls._loaded(folder)
+            except DamagedKey:
+                if not os.access(folder, os.W_OK):
+                    raise
+        # Alone, for another process may be rotating: what was read can be half old and half new, and what this one
+        # would write again can by then be older than what is there.
+        with Ledger(folder).locked():
+            return cls.load_alone(folder)
+
+    @classmethod
+    def load_alone(cls, folder: Path) -> Keyring:
+        """As `load`, for who holds the folder's lock already."""
         finish_rotation(folder)
+        return cls._loaded(folder)
+
+    @classmethod
+    def _loaded(cls, folder: Path) -> Keyring:
         documents = _read_history(folder / HISTORY)
-        first = SignedEntry.from_document(documents[0])
-        history = KeyHistory(first.entry.publisher)
-        for document in documents:
-            history, outcome = history.fold(SignedEntry.from_document(document))
-            if outcome is not Folded.ADDED:
-                raise DamagedKey(f"an entry of the history is {outcome.value}", where=str(folder / HISTORY))
+        history = _folded(documents, folder / HISTORY)
         secret = _read_nostr_key(folder / NOSTR)
         public = nostr_public(secret)
         if public not in history.entries[-1].entry.nostr:
@@ -186,11 +211,15 @@ class Keyring:
         the history), EnvironmentLacks, BadDocument.
         """
         with self.ledger.locked():
-            fresh = Keyring.load(self.folder)
+            fresh = Keyring.load_alone(self.folder)
             _refuse_fork(fresh, known)
             rotation = fresh._rotation(change, int(now))
             decide(self.folder, rotation)
-            return Keyring.load(self.folder)
+            return Keyring.load_alone(self.folder)
+
+    def planned(self, change: Change, *, now: float) -> dict[str, Any]:
+        """An entry as `rotate` would append it; its keys are made, and thrown away. Raises what `rotate` raises."""
+        return self._rotation(change, int(now)).history[-1]
 
     def _rotation(self, change: Change, now: int) -> Rotation:
         root = self._seed(Role.ROOT)
@@ -210,7 +239,7 @@ class Keyring:
             release=_in_force(entry.keys.release, keys.get(Role.RELEASE), change.also_release),
             online=_in_force(entry.keys.online, keys.get(Role.ONLINE), change.also_online),
             nostr=nostr,
-            relays=entry.relays if change.relays is None else change.relays,
+            relays=entry.relays if change.relays is None else checked_relays(change.relays),
             made=max(now, entry.made + 1),
         )
         document = add_proof(body, root, created=now)
@@ -252,6 +281,9 @@ class _Relays(msgspec.Struct, forbid_unknown_fields=True):
 
 def checked_relays(relays: Sequence[str]) -> tuple[str, ...]:
     """Write relays as an identity entry takes them. Raises BadDocument."""
+    for relay in relays:
+        if not is_relay_address(relay):
+            raise BadDocument("not a relay's address", where=relay[:80], remedy="use wss://HOST or ws://HOST:PORT")
     return strictly({"relays": list(relays)}, _Relays).relays
 
 
@@ -278,10 +310,13 @@ def finish_rotation(folder: Path) -> None:
     if set(rotation.files) - {INCEPTION, *FILE_OF.values(), NOSTR}:
         raise DamagedKey("a rotation writes key files only", where=str(path), remedy="restore it from a backup")
     for name, text in rotation.files.items():
-        write_private(folder / name, text.encode("ascii"))
+        write_private(folder / name, text.encode())
     write_private(folder / HISTORY, msgspec.json.encode(rotation.history, order="sorted"))
-    path.unlink()
-    sync_folder(folder)
+    try:
+        path.unlink()
+        sync_folder(folder)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def decide(folder: Path, rotation: Rotation) -> None:
@@ -333,6 +368,23 @@ def _read_history(path: Path) -> tuple[dict[str, Any], ...]:
     if not documents:
         raise DamagedKey("the key history is empty", where=str(path), remedy="restore it from a backup")
     return documents
+
+
+def _folded(documents: Sequence[Mapping[str, Any]], path: Path) -> KeyHistory:
+    try:
+        entries = [SignedEntry.from_document(document) for document in documents]
+    except Refused as error:
+        raise DamagedKey(
+            f"not a key history: {error.what}", where=str(path), remedy="restore it from a backup"
+        ) from error
+    history = KeyHistory(entries[0].entry.publisher)
+    for entry in entries:
+        history, outcome = history.fold(entry)
+        if outcome is not Folded.ADDED:
+            raise DamagedKey(
+                f"an entry of the history is {outcome.value}", where=str(path), remedy="restore it from a backup"
+            )
+    return history
 
 
 def _ed25519_seed(path: Path) -> bytes:

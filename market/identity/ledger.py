@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from market.errors import Problem
-from market.identity.private_files import NoSuchFile, read_private, write_private
+from market.identity.private_files import NoSuchFile, cannot_write, read_private, write_private
 
 T = TypeVar("T")
 
@@ -131,8 +131,14 @@ class Ledger:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Alone with the folder, across processes, for as long as the context lasts (flock(2))."""
-        descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Alone with the folder, across processes, for as long as the context lasts (flock(2)).
+
+        Raises EnvironmentLacks where nothing can be written.
+        """
+        try:
+            descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise cannot_write(self._folder / _LOCK, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

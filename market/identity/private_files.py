@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +36,7 @@ def make_private_folder(folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error) from error
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -51,35 +52,64 @@ def write_private(path: Path, data: bytes) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
+        with suppress(
+            OSError
+        ):  # what can not be written may not be removable either; the first fault is the one to tell
+            temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
 
 
 def read_private(path: Path) -> bytes:
     """The bytes of a file that only its owner can read. Raises LaxPermissions, NoSuchFile or Refused."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a FIFO does not wait for its writer
     except FileNotFoundError as error:
         raise NoSuchFile("the file is not here", where=str(path)) from error
     except OSError as error:
         raise EnvironmentLacks(f"can not be read: {error.strerror}", where=str(path)) from error
-    with os.fdopen(descriptor, "rb") as file:
-        _require_private(path, os.fstat(file.fileno()), 0o600)
-        data = file.read(MAX_FILE_SIZE + 1)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise Refused("not a file", where=str(path), remedy="restore it from a backup")
+        _require_private(path, found, 0o600)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_FILE_SIZE + 1)
+    except OSError as error:
+        raise EnvironmentLacks(f"can not be read: {error.strerror}", where=str(path)) from error
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_FILE_SIZE:
         raise Refused(f"larger than {MAX_FILE_SIZE} bytes", where=str(path))
     return data
 
 
 def require_private_folder(folder: Path) -> None:
-    """Raises NoSuchFile when it is not there, LaxPermissions when others may enter it."""
+    """Raises NoSuchFile when it is not there, LaxPermissions when others may enter it, Refused when it is no folder."""
     try:
         found = folder.stat()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise NoSuchFile("there is no identity here", where=str(folder), remedy="archy id init") from error
     except OSError as error:
         raise EnvironmentLacks(f"can not be read: {error.strerror}", where=str(folder)) from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise Refused("not a folder", where=str(folder), remedy="move it away, or choose another --home")
     _require_private(folder, found, 0o700)
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a folder may be put there: there is none, or an empty one. Raises EnvironmentLacks, Refused."""
+    try:
+        return not any(folder.iterdir())
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError as error:
+        if not folder.exists():
+            return True  # what is above it is no folder: making it will say so
+        raise Refused("not a folder", where=str(folder), remedy="move it away, or choose another --home") from error
+    except OSError as error:
+        raise EnvironmentLacks(
+            f"can not be read: {error.strerror}", where=str(folder), remedy="choose another --home"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -101,7 +131,8 @@ def _require_private(path: Path, found: os.stat_result, mode: int) -> None:
         raise LaxPermissions("belongs to another user", where=str(path), remedy=f"chown {os.geteuid()} {path}")
 
 
-def _cannot_write(path: Path, error: OSError) -> EnvironmentLacks:
+def cannot_write(path: Path, error: OSError) -> EnvironmentLacks:
+    """What to tell of a place that can not be written."""
     return EnvironmentLacks(
         f"can not be written: {error.strerror}", where=str(path), remedy="make room, or choose another --home"
     )

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,38 @@ def test_everything_but_the_root_role_works_while_two_keys_are_offline(keyring: 
         verify_proof(again.sign(body(again), role, now=NOW))
     with pytest.raises(KeyNotHere):
         again.sign(body(again), Role.ROOT, now=NOW)
+
+
+@pytest.mark.parametrize("name", ["release.key", "history.json", "ledger.json"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_told_and_waited_for_by_nobody(
+    keyring: Keyring, name: str, make: Callable[[Path], None]
+) -> None:
+    (keyring.folder / name).unlink(missing_ok=True)
+    make(keyring.folder / name)
+
+    def use() -> None:
+        Keyring.load(keyring.folder).sign(body(keyring), Role.RELEASE, now=NOW)
+        keyring.reserve("release", "hello")
+
+    with pytest.raises(Refused, match="not a file") as caught:
+        use()
+    assert caught.value.where == str(keyring.folder / name)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[{}]", "[5]", "{", '[{"type":"identity"}]'])
+def test_a_damaged_history_is_named(keyring: Keyring, text: str) -> None:
+    (keyring.folder / "history.json").write_text(text)
+    with pytest.raises(DamagedKey, match="history") as caught:
+        Keyring.load(keyring.folder)
+    assert caught.value.where == str(keyring.folder / "history.json")
+
+
+def test_a_file_where_the_identity_should_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "identity").touch()
+    for call in (Keyring.create, Keyring.load):
+        with pytest.raises(Refused, match="not a folder"):
+            call(tmp_path / "identity")
 
 
 def test_a_key_file_of_somebody_else_is_not_signed_with(keyring: Keyring, tmp_path: Path) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 from nacl.pwhash import argon2id
+from nacl.signing import SigningKey
 
 from market.errors import Refused, UsageProblem
 from market.identity import (
@@ -25,6 +30,7 @@ from market.identity import (
     NoSuchFile,
     Role,
     SignedEntry,
+    add_proof,
     export_identity,
     import_identity,
 )
@@ -224,6 +230,70 @@ def test_an_export_from_after_a_rotation_brings_the_folder_up_to_date(keyring: K
     rotated = keyring.rotate(Change(roles=frozenset(Role), nostr=True), now=NOW)
     found = import_identity(sealed(rotated), WORDS, behind.folder)
     assert (found.documents, secrets(found.folder)) == (rotated.documents, secrets(rotated.folder))
+
+
+def test_a_newer_history_whose_nostr_key_is_nowhere_is_not_taken(keyring: Keyring, tmp_path: Path) -> None:
+    behind = import_identity(sealed(keyring), WORDS, tmp_path / "behind")
+    rotated = keyring.rotate(Change(nostr=True), now=NOW)
+    with pytest.raises(Refused, match="another Nostr key"):
+        import_identity(sealed(rotated, Keys.OFFLINE), WORDS, behind.folder)
+    assert Keyring.load(behind.folder).documents == behind.documents
+    import_identity(sealed(rotated, Keys.DAILY), WORDS, behind.folder)
+    assert import_identity(sealed(rotated, Keys.OFFLINE), WORDS, behind.folder).documents == rotated.documents
+
+
+def damaged(keyring: Keyring, folder: Path, how: str) -> bytes:
+    """An export that its passphrase opens, and that holds nonsense."""
+    shutil.copytree(keyring.folder, folder)
+    copy = Keyring.load(folder)
+    if how == "history":
+        thief = import_identity(sealed(keyring), WORDS, folder.parent / "thief").rotate(Change(), now=NOW)
+        forged = add_proof({**thief.documents[-1], "made": 5}, SigningKey.generate().encode(), created=5)
+        copy = replace(copy, documents=(*copy.documents, forged))
+    else:
+        (folder / how).write_text("nonsense")
+    return sealed(copy)
+
+
+@pytest.mark.parametrize("how", ["history", "nostr.key", "release.key", "inception.key"])
+def test_attack_an_export_that_holds_nonsense_changes_nothing(keyring: Keyring, tmp_path: Path, how: str) -> None:
+    data, before = damaged(keyring, tmp_path / "copy", how), secrets(keyring.folder)
+    for folder in (keyring.folder, tmp_path / "new"):
+        with pytest.raises(BadExport, match="damaged") as caught:
+            import_identity(data, WORDS, folder)
+        assert "nonsense" not in str(caught.value)
+    assert (secrets(keyring.folder), (tmp_path / "new").exists()) == (before, False)
+    assert Keyring.load(keyring.folder).documents == keyring.documents
+
+
+def test_who_loads_while_another_rotates_sees_one_whole_identity(keyring: Keyring) -> None:
+    ended = threading.Event()
+
+    def load() -> int:
+        times = 0
+        while not ended.is_set() or times == 0:
+            found = Keyring.load(keyring.folder)
+            assert found.nostr_pubkey in found.current.entry.nostr
+            times += 1
+        return times
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(load) for _ in range(2)]
+        try:
+            for _ in range(20):
+                keyring = keyring.rotate(Change(roles=frozenset(Role), nostr=True), now=NOW)
+        finally:
+            ended.set()
+        assert all(reader.result() for reader in readers)
+    assert len(Keyring.load(keyring.folder).history.entries) == 21
+
+
+def test_an_entry_is_planned_without_being_appended(keyring: Keyring) -> None:
+    planned = keyring.planned(Change(relays=("wss://new.example",)), now=NOW)
+    assert SignedEntry.from_document(planned).entry.relays == ("wss://new.example",)
+    assert Keyring.load(keyring.folder).documents == keyring.documents
+    with pytest.raises(BadDocument, match="not a relay's address"):
+        keyring.planned(Change(relays=("ws://a..b",)), now=NOW)
 
 
 def test_another_identity_is_never_mixed_in(keyring: Keyring, tmp_path: Path) -> None:
