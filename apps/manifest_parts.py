@@ -19,6 +19,7 @@ from apps.manifest_values import (
     Argument,
     Blake3,
     Capability,
+    ContainerName,
     ContainerPath,
     Cpus,
     Device,
@@ -391,9 +392,12 @@ class Updates(Part):
 
 
 class Adopt(Part):
-    """Containers of an earlier installation that this app offers to take over."""
+    """Where to look for containers of an installation by other means, which the app offers to take over as they run.
 
-    container_names: Many[Argument] = ()
+    The names stand in no order and beside one another; which container of the app each one is, its image's digest says.
+    """
+
+    container_names: Many[ContainerName] = ()
 
 
 class Disk(Part):

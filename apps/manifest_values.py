@@ -323,6 +323,14 @@ WebAddress = Annotated[
     str,
     text(r"(?=.{1,300}$)https://[a-z0-9.-]+(:[0-9]{1,5})?(/[!-~]*)?", "write an https:// address", what="not a link"),
 ]
+ContainerName = Annotated[
+    str,
+    text(
+        r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}",
+        "write a container's name as `podman ps` shows it",
+        what="not a name of a container",
+    ),
+]
 Argument = Annotated[str, line(4096, empty=True)]
 Title = Annotated[str, line(80)]
 Summary = Annotated[str, line(240, empty=True)]
