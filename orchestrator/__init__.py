@@ -20,6 +20,7 @@ from orchestrator.health import ContainerStatus
 from orchestrator.host import ThisHost
 from orchestrator.machine import Machine, Settings, default_unit_dir
 from orchestrator.node_service import NodeService, default_service_dir, linger
+from orchestrator.offer import NotAdoptable, Offer
 from orchestrator.podman import RootlessPodman
 from orchestrator.podman_care import RootlessCare
 from orchestrator.preflight import preflight
@@ -39,6 +40,8 @@ __all__ = [
     "ContainerStatus",
     "Finding",
     "NodeService",
+    "NotAdoptable",
+    "Offer",
     "Orchestrator",
     "Orphan",
     "Progress",

@@ -10,24 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from apps.manifest import Manifest
-from apps.manifest_parts import Setting
 from apps.names import AppName
 from apps.problems import Problem, Refused
+from orchestrator.homes import Home
 from orchestrator.names import Names
 from orchestrator.plan import Observed
 from orchestrator.plan_units import ALIVE
 from orchestrator.quadlet.render import setting_text
 from orchestrator.quadlet.rendered import RenderedApp
 from orchestrator.quadlet.text import UnitFile, parse
-from orchestrator.settled import Ports, fits
+from orchestrator.settled import Ports, as_typed, fits
 from orchestrator.subnets import is_subnet
 from orchestrator.unit_folder import OwnedFile
 
 _PUBLISHED = re.compile(r"(?:127\.0\.0\.1:)?([0-9]{1,5}):([0-9]{1,5})(?:/(udp))?")
-_UNITS: Final = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +182,26 @@ def remembered_subnet(names: Names, files: Mapping[str, OwnedFile]) -> str:
     return found[0] if found and is_subnet(found[0]) else ""
 
 
+def remembered_homes(manifest: Manifest, names: Names, files: Mapping[str, OwnedFile]) -> dict[str, Home]:
+    """Where the units have the data of volumes that are not this node's (ADR 12)."""
+    found = {}
+    for label, container in manifest.containers.items():
+        name = f"{names.container(label)}.container"
+        values = _parsed(name, files[name]).values("Container", "Volume") if name in files else ()
+        for mount in container.mounts:
+            for value in map(_single, values):
+                source, _, rest = value.partition(":")
+                path, _, modes = rest.partition(":")
+                if path == mount.path and not source.endswith(".volume"):
+                    found[mount.volume] = Home(source, "".join(m for m in modes.split(",") if m in ("z", "Z")))
+    return found
+
+
+def _single(text: str) -> str:
+    """The inverse of `quadlet.text.literal`."""
+    return text.replace("%%", "%").replace("$$", "$")
+
+
 def remembered_settings(manifest: Manifest, names: Names, files: Mapping[str, OwnedFile]) -> dict[str, str]:
     """Values of settings that are no default, as the units have them; one that no container gets is not remembered."""
     found = {}
@@ -193,7 +211,7 @@ def remembered_settings(manifest: Manifest, names: Names, files: Mapping[str, Ow
             lines = _parsed(name, files[name]).values("Container", "Environment") if name in files else ()
             values = [text.partition("=")[2] for text in map(_unquoted, lines) if text.partition("=")[0] == variable]
             if values and values[0] != setting_text(setting, setting.default):
-                value = _as_typed(setting, values[0])
+                value = as_typed(setting, values[0])
                 if fits(setting, value):
                     found[setting.name] = value
     return found
@@ -204,11 +222,3 @@ def _unquoted(word: str) -> str:
     if len(word) < 2 or word[0] != '"' or word[-1] != '"':
         return word
     return re.sub(r"\\(.)", r"\1", word[1:-1].replace("%%", "%").replace("$$", "$"))
-
-
-def _as_typed(setting: Setting, text: str) -> str:
-    """A unit has sizes in bytes."""
-    if setting.type != "size" or not text.isdigit():
-        return text
-    size = int(text)
-    return next(f"{size // factor}{unit}" for unit, factor in _UNITS if size % factor == 0)

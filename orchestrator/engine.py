@@ -14,6 +14,7 @@ from functools import partial
 
 import trio
 
+from apps.manifest import Manifest
 from apps.names import AppName
 from apps.problems import NotRunning, Problem, Refused, UsageProblem
 from orchestrator import guard
@@ -27,6 +28,7 @@ from orchestrator.health import window
 from orchestrator.keeping import Keeper
 from orchestrator.links import StillNeeded
 from orchestrator.machine import Machine, Settings
+from orchestrator.offer import Offer
 from orchestrator.operations import Operations, Proven
 from orchestrator.plan import Observed, unclaimed
 from orchestrator.plan_units import stop_seconds
@@ -35,6 +37,7 @@ from orchestrator.standing import Standing
 from orchestrator.state import State
 from orchestrator.status import AppStatus, Finding, Progress, SettingStatus, setting_statuses
 from orchestrator.steps import StopUnits
+from orchestrator.takeover import Takeovers
 from orchestrator.together import all_of
 from orchestrator.turns import Turns
 
@@ -54,6 +57,7 @@ class Orchestrator:
         self._machine = machine
         self._generations = Generations(state, machine, arch)
         self._operations = Operations(settings, state, machine, self._generations, arch)
+        self._takeovers = Takeovers(settings, state, machine, self._generations, self._operations, arch)
         self._turns = Turns()
         self._keeper = Keeper(state, machine, self._generations, self._turns.lock)
         self._standing = Standing(state, machine, self._generations, self._turns.under_way)
@@ -129,6 +133,27 @@ class Orchestrator:
             await self._take_back(bundle, await self._machine.look((), whole=True, strict=True), asked=False)
         return await self._standing.of(name)
 
+    async def offer(self, name: AppName, manifest: Manifest) -> Offer:
+        """What taking over the containers that a manifest names would mean. Raises NotAdoptable (R-ST7, R-MF14)."""
+        return await self._takeovers.offer(name, manifest)
+
+    async def present(self, manifest: Manifest) -> tuple[str, ...]:
+        """Containers that a manifest names and that are nobody's app: an installation does not touch them."""
+        return await self._takeovers.present(manifest)
+
+    async def take_over(self, bundle: Bundle, agreed: Collection[str]) -> AppStatus:
+        """Let containers that somebody else made be the app, as they are; `agreed` are their ids, as `offer` told them.
+
+        They become units by the next restart that is asked for. Raises Refused, PortTaken with nothing changed.
+        """
+        async with self._operation(bundle.name, "adopting"):
+            await self._takeovers.take(bundle, agreed)
+        return await self._standing.of(bundle.name)
+
+    def adopted_data(self, name: AppName) -> tuple[str, ...]:
+        """Folders and volumes with an app's data that this node did not make, and does not remove."""
+        return tuple(sorted({home.source for home in self._state.kept.homes(name).values()}))
+
     async def orphans(self) -> tuple[Orphan, ...]:
         """Apps that have units here and that the database does not know."""
         seen = await self._machine.look((), whole=False, strict=True)
@@ -168,10 +193,13 @@ class Orchestrator:
                 own = tuple(guard.claims(name, loaded.manifest))
                 guard.check_ports(own, self._generations.claims_of_others(name), self._machine.host.port_problem)
             await self._keeper.wait_for(loaded.providers)
-            self._state.want(name, "running")
             self._rounds.forgive(name)
-            await self._keeper.make_so(record, loaded, running=True)
-            await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
+            if not loaded.kept:
+                self._state.want(name, "running")
+                await self._keeper.make_so(record, loaded, running=True)
+                await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
+            elif record.desired == "stopped":
+                await self._operations.convert(record)  # its process begins anew in any case
         return await self._standing.of(name)
 
     async def stop(self, name: AppName) -> AppStatus:
@@ -194,11 +222,15 @@ class Orchestrator:
                 raise NotRunning(f"{name.id} was stopped", where=str(name), remedy=f"archy start {name.id}")
             loaded = await self._generations.load(record)
             await self._keeper.require_known(name)
-            services = tuple(reversed(loaded.app.services))
-            await take(self._machine, StopUnits(services, stop_seconds(loaded.app)), None, loaded.app.names)
             self._rounds.forgive(name)
-            await self._keeper.make_so(record, loaded, running=True)
-            await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
+            if loaded.kept:
+                await self._keeper.wait_for(loaded.providers)
+                await self._operations.convert(record)
+            else:
+                services = tuple(reversed(loaded.app.services))
+                await take(self._machine, StopUnits(services, stop_seconds(loaded.app)), None, loaded.app.names)
+                await self._keeper.make_so(record, loaded, running=True)
+                await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
         return await self._standing.of(name)
 
     def settings(self, name: AppName) -> tuple[SettingStatus, ...]:
@@ -242,7 +274,12 @@ class Orchestrator:
     def disposable(self, name: AppName) -> tuple[str, ...]:
         """Volumes of an app that its publisher would have go with it: `drop` of `uninstall`. Raises NotRunning."""
         volumes = self._generations.signed_now(name).volumes
-        return tuple(sorted(label for label, volume in volumes.items() if volume.on_uninstall == "remove"))
+        not_ours = self._state.kept.homes(name)
+        return tuple(
+            sorted(
+                label for label, volume in volumes.items() if volume.on_uninstall == "remove" and label not in not_ours
+            )
+        )
 
     async def uninstall(
         self, name: AppName, *, purge: bool, needed: bool = False, drop: Collection[str] = frozenset()
@@ -281,7 +318,8 @@ class Orchestrator:
     async def logs(self, name: AppName, *, lines: int) -> list[str]:
         """The newest lines that an app's containers wrote, oldest first. Raises NotRunning for an unknown app."""
         loaded = await self._generations.load(self._generations.record(name))
-        return await self._machine.systemd.journal([c.name for c in loaded.app.containers], lines=lines)
+        names = [box.name for box in loaded.kept or loaded.app.containers]
+        return await self._machine.systemd.journal(names, lines=lines)
 
     async def unclaimed(self) -> tuple[str, ...]:
         """Units and containers that carry this node's mark and match no app; nothing removes them by itself."""

@@ -19,6 +19,7 @@ from orchestrator.adoption import held_ports
 from orchestrator.apply import Source
 from orchestrator.bundle import Bundle
 from orchestrator.derived import DerivedFile, derive, facts
+from orchestrator.homes import KeptContainer
 from orchestrator.links import (
     Installed,
     Linked,
@@ -32,6 +33,7 @@ from orchestrator.links import (
 )
 from orchestrator.machine import Machine
 from orchestrator.names import Names
+from orchestrator.offer import Offer
 from orchestrator.plan import Absent, Wanted
 from orchestrator.plan_units import stop_seconds
 from orchestrator.quadlet.keys import Version
@@ -41,6 +43,7 @@ from orchestrator.quadlet.text import literal
 from orchestrator.secret_care import lost_for_good
 from orchestrator.settled import Ports, choose_ports, settle
 from orchestrator.state import AppRecord, Generation, Operation, State
+from orchestrator.stranger import held_by
 from orchestrator.subnets import choose_subnet
 
 MIN_STOP_SECONDS = 60
@@ -56,6 +59,8 @@ class Loaded:
     source: Source
     providers: Mapping[str, AppName] = field(default_factory=dict)
     """Who serves its dependencies."""
+    kept: tuple[KeptContainer, ...] = ()
+    """Containers that somebody else made, which run in the place of its units (ADR 12)."""
 
 
 @lru_cache(maxsize=512)
@@ -81,14 +86,17 @@ class Generations:
             self._inside = self._machine.host.inside_address()
         return self._podman
 
-    def _target(self, podman: Version, app: AppName) -> Target:
+    def _target(self, podman: Version, app: AppName, taking: Offer | None) -> Target:
         derived, subnet = literal(str(self._machine.derived.folder)), self._state.choices.subnet(app)
         builds = literal(str(self._machine.builds.folder))
-        return Target(self._machine.prefix, podman, self._arch, derived, subnet, self._inside, builds)
+        homes = taking.homes if taking is not None else self._state.kept.homes(app)
+        return Target(self._machine.prefix, podman, self._arch, derived, subnet, self._inside, builds, homes)
 
-    def _rendered(self, manifest: Manifest, names: Names, podman: Version, linked: Linked) -> RenderedApp:
+    def _rendered(
+        self, manifest: Manifest, names: Names, podman: Version, linked: Linked, taking: Offer | None = None
+    ) -> RenderedApp:
         """With its images pinned that were built."""
-        app = render(manifest, names, self._target(podman, names.app), linked)
+        app = render(manifest, names, self._target(podman, names.app, taking), linked)
         return app.with_built(self._machine.builds.built(names.app)) if app.builds else app
 
     def choose_subnet(self, app: AppName, manifest: Manifest, used: frozenset[str]) -> None:
@@ -121,19 +129,31 @@ class Generations:
         """The signed manifest of the generation that holds. Raises NotRunning."""
         return self.signed(self._state.generation(app, self.record(app).generation or 0))
 
-    def choose_ports(self, app: AppName, manifest: Manifest) -> Ports:
-        """Host ports for every `auto`. Raises Refused."""
+    def choose_ports(self, app: AppName, manifest: Manifest, taking: Offer | None = None) -> Ports:
+        """Host ports for every `auto`; `taking` are containers that are about to be its own. Raises Refused."""
         taken = frozenset((claim.port, claim.protocol) for claim in self.claims_of_others(app))
-        return choose_ports(manifest, self._state.choices.ports(app), taken, self.port_problem_of(app))
+        kept = {**self._state.choices.ports(app), **(taking.ports if taking is not None else {})}
+        held = frozenset() if taking is None else held_by(box for _, box in taking.containers)
+        return choose_ports(manifest, kept, taken, self.port_problem_of(app, held))
 
-    def port_problem_of(self, app: AppName) -> Callable[[int, str, str], str]:
-        """What prevents the app from having a host port; what it holds itself does not."""
-        own = {(claim.port, claim.protocol) for claim in self.running_claims(app)}
+    def port_problem_of(
+        self, app: AppName, held: frozenset[tuple[int, str]] = frozenset()
+    ) -> Callable[[int, str, str], str]:
+        """What prevents the app from having a host port; what it holds itself, by `held` too, does not."""
+        own = {(claim.port, claim.protocol) for claim in self.running_claims(app)} | held
         if self._state.app(app) is None:  # what runs under its names is its own (R-ST7)
             own |= held_ports(app.slug, self._machine.folder.read())
 
         def problem(port: int, bind: str, protocol: str) -> str:
             return "" if (port, protocol) in own else self._machine.host.port_problem(port, bind, protocol)
+
+        return problem
+
+    def port_problem_beside(self, held: frozenset[tuple[int, str]]) -> Callable[[int, str, str], str]:
+        """What prevents a host port from being had, but for the holders of `held`, who are about to give way."""
+
+        def problem(port: int, bind: str, protocol: str) -> str:
+            return "" if (port, protocol) in held else self._machine.host.port_problem(port, bind, protocol)
 
         return problem
 
@@ -149,20 +169,30 @@ class Generations:
         linked = self.linked(Installed(generation.name, manifest, "running"), providers)
         app = self._rendered(manifest, names, await self.podman(), linked)
         source = Source(names, manifest, generation.root, self._arch)
-        return Loaded(manifest, app, source, MappingProxyType(providers))
+        kept = self._state.kept.of(generation.name, generation.number)
+        return Loaded(manifest, app, source, MappingProxyType(providers), kept)
 
-    def fresh(self, bundle: Bundle, podman: Version, *, linked_to: frozenset[str] | None = None) -> Loaded:
+    def fresh(
+        self,
+        bundle: Bundle,
+        podman: Version,
+        *,
+        linked_to: frozenset[str] | None = None,
+        taking: Offer | None = None,
+    ) -> Loaded:
         """A generation that is not in the database yet, with the ports and providers it would get now.
 
         `linked_to`: for an app that is here already, the slugs of those that it shares networks with; they serve it
-        whether they run or not. Raises Refused: a dependency that nothing serves, no free port.
+        whether they run or not. `taking`: what it is to keep of containers that somebody else made. Raises Refused: a
+        dependency that nothing serves, no free port.
         """
         app, names = bundle.name, self.names(bundle.name)
-        ports = self.choose_ports(app, bundle.manifest)
-        manifest = settle(bundle.manifest, self._state.choices.settings(app), ports)
+        ports = self.choose_ports(app, bundle.manifest, taking)
+        values = {**self._state.choices.settings(app), **(taking.settings if taking is not None else {})}
+        manifest = settle(bundle.manifest, values, ports)
         providers = self.resolve(app, manifest, linked_to)
         linked = self.linked(Installed(app, manifest, "running"), providers)
-        rendered = self._rendered(manifest, names, podman, linked)
+        rendered = self._rendered(manifest, names, podman, linked, taking)
         return Loaded(manifest, rendered, Source(names, manifest, bundle.root, self._arch), providers)
 
     def others(self, app: AppName) -> dict[AppName, Installed]:

@@ -27,6 +27,10 @@ class Host(Protocol):
         """Room for an ordinary user on the disk that holds the path."""
         ...
 
+    def is_folder(self, path: Path) -> bool:
+        """Is there a folder, and is the path the folder's own, without a link on the way?"""
+        ...
+
     def routes(self) -> frozenset[str]:
         """Subnets to which this machine has a way that is not the default one."""
         ...
@@ -63,6 +67,12 @@ class ThisHost:
         while not path.exists():
             path = path.parent
         return shutil.disk_usage(path).free
+
+    def is_folder(self, path: Path) -> bool:
+        try:
+            return path.is_dir() and path.resolve() == path
+        except OSError:
+            return False
 
     def routes(self) -> frozenset[str]:
         try:

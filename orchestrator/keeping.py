@@ -20,6 +20,7 @@ from orchestrator.converge import converge, statuses, wait_healthy
 from orchestrator.faults import Waiting
 from orchestrator.generations import Generations, Loaded
 from orchestrator.health import checks, ready, window
+from orchestrator.kept import set_aside
 from orchestrator.machine import Machine
 from orchestrator.plan_units import stop_seconds
 from orchestrator.secret_care import lost_for_good, restore_secrets
@@ -57,6 +58,11 @@ class Keeper:
 
     async def make_so(self, record: AppRecord, loaded: Loaded, *, running: bool) -> None:
         """Mend secrets, then converge. Raises Problem; Waiting while what it depends on is not well."""
+        if loaded.kept:
+            # They run as somebody else made them; what they are to become, and when, is not decided here (ADR 12)
+            if not running:
+                await set_aside(self._machine, loaded)
+            return
         if loaded.app.builds and await remember_builds(self._machine, loaded.app, self._machine.folder.read()):
             loaded = await self._generations.load(record)
         await self.require_known(record.name)
@@ -77,6 +83,8 @@ class Keeper:
         """Wait until the apps that serve a dependency are well, each within its own window. Raises Unhealthy."""
         for provider in dict.fromkeys(providers.values()):
             loaded = await self._generations.load(self._generations.record(provider))
+            if loaded.kept:
+                raise _serves_nobody(provider)
             if self._generations.record(provider).desired == "running":
                 await wait_healthy(self._machine, loaded, window(loaded.manifest, update=False))
 
@@ -99,7 +107,10 @@ class Keeper:
             lock = self._lock_of(record.name)
             if record.generation is not None and record.desired == "running" and not lock.locked():
                 async with lock:
-                    app = (await self._generations.load(record)).app
+                    loaded = await self._generations.load(record)
+                    if loaded.kept:
+                        continue  # how they were started is not known here; the repair of Podman stops what it must
+                    app = loaded.app
                     step = StopUnits(tuple(reversed(app.services)), stop_seconds(app))
                     await take(self._machine, step, None, app.names)
 
@@ -109,8 +120,18 @@ class Keeper:
             if record is None or record.generation is None:
                 raise Waiting(f"{name.id} waits for {provider.id}, which is not installed", where=name.id)
             loaded = await self._generations.load(record)
+            if loaded.kept:
+                raise Waiting(f"{name.id} waits for {provider.id}: {_serves_nobody(provider).what}", where=name.id)
             stem = loaded.app.names.stem
             seen = await self._machine.look(loaded.app.services, whole=False, strict=True, stem=stem)
             answers = await self._machine.prober.ask(checks(loaded.manifest, loaded.app.names))
             if not ready(statuses(loaded, seen, answers)):
                 raise Waiting(f"{name.id} waits for {provider.id}", where=name.id)
+
+
+def _serves_nobody(app: AppName) -> Refused:
+    return Refused(
+        f"{app.id} runs as it was adopted, in no network of other apps",
+        where=str(app),
+        remedy=f"archy restart {app.id} makes it a service",
+    )

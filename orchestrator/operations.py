@@ -18,7 +18,7 @@ import trio
 from apps.names import AppName
 from apps.problems import Problem, RolledBack, UsageProblem
 from orchestrator import guard
-from orchestrator.adoption import remembered_ports, remembered_settings, remembered_subnet
+from orchestrator.adoption import remembered_homes, remembered_ports, remembered_settings, remembered_subnet
 from orchestrator.apply import dry_run, take
 from orchestrator.building import check_builds, remember_builds
 from orchestrator.bundle import Bundle
@@ -27,14 +27,17 @@ from orchestrator.generations import Generations, Loaded
 from orchestrator.health import ContainerStatus, window
 from orchestrator.hooks import run_hooks
 from orchestrator.images import verify_layers
+from orchestrator.kept import Due, bring_back, discard, due, look_at, set_aside
 from orchestrator.machine import Machine, Settings
+from orchestrator.offer import Offer
 from orchestrator.plan import Observed
 from orchestrator.podman import Inventory
 from orchestrator.secret_care import lost_for_good, restore_secrets
 from orchestrator.settled import checked_values, settle
-from orchestrator.state import AppRecord, Operation, OpState, State
+from orchestrator.state import AppRecord, Generation, Operation, OpState, State
 from orchestrator.status import Progress
 from orchestrator.steps import WriteSecrets
+from orchestrator.stranger import held_by
 from orchestrator.supported import require_supported
 from orchestrator.unit_folder import OwnedFile
 
@@ -64,8 +67,11 @@ class Operations:
             await trio.to_thread.run_sync(partial(verify_layers, layout, where=bundle.name.id))
         await trio.to_thread.run_sync(check_builds, bundle.manifest, bundle.root, self._arch)
 
-    async def verify(self, bundle: Bundle, seen: Observed, *, here: bool = False) -> Loaded:
-        """Everything that can be refused before anything is changed; `here` for an app that runs already.
+    async def verify(
+        self, bundle: Bundle, seen: Observed, *, here: bool = False, taking: Offer | None = None
+    ) -> Loaded:
+        """Everything that can be refused before anything is changed; `here` for an app that runs already, `taking` for
+        one that runs in containers that somebody else made.
 
         The bundle was inspected; `seen` is a whole look. Raises Problem.
         """
@@ -82,7 +88,7 @@ class Operations:
         if not here:
             self._generations.choose_subnet(bundle.name, manifest, inventory.subnets)
         own = frozenset(link.provider for link in inventory.links.values() if link.dependant == bundle.name.slug)
-        loaded = self._generations.fresh(bundle, podman, linked_to=own if here else None)
+        loaded = self._generations.fresh(bundle, podman, linked_to=own if here else None, taking=taking)
         if here and await remember_builds(self._machine, loaded.app, seen.files):
             loaded = self._generations.fresh(bundle, podman, linked_to=own)
         self._generations.refuse_breaking(bundle.name, loaded.manifest)
@@ -99,18 +105,22 @@ class Operations:
         guard.check_ports(wanted, self._generations.claims_of_others(name), self._generations.port_problem_of(name))
         self._state.choices.set_ports(name, ports)
         providers = self._generations.resolve(name, bundle.manifest)
+        manifest = json.dumps(bundle.manifest.canonical(), ensure_ascii=False)
+        return self._journal(Generation(name, 0, bundle.version, bundle.digest, bundle.root, manifest), providers, seen)
+
+    def _journal(self, new: Generation, providers: Mapping[str, AppName], seen: Observed) -> Operation:
         volumes = seen.inventory.volumes if seen.inventory is not None else {}
         operation = self._state.begin_install(
-            name,
-            version=bundle.version,
-            digest=bundle.digest,
-            root=bundle.root,
-            manifest=json.dumps(bundle.manifest.canonical(), ensure_ascii=False),
-            volumes=tuple(sorted(volume for volume, owner in volumes.items() if owner == name.slug)),
-            secrets=tuple(sorted(self._machine.secrets.known(name))),
+            new.name,
+            version=new.version,
+            digest=new.digest,
+            root=new.root,
+            manifest=new.manifest,
+            volumes=tuple(sorted(volume for volume, owner in volumes.items() if owner == new.name.slug)),
+            secrets=tuple(sorted(self._machine.secrets.known(new.name))),
         )
         if providers:
-            self._state.choices.set_links(name, operation.generation or 0, providers)
+            self._state.choices.set_links(new.name, operation.generation or 0, providers)
         return operation
 
     def remember(self, bundle: Bundle, files: Mapping[str, OwnedFile]) -> None:
@@ -120,6 +130,8 @@ class Operations:
             choices.set_settings(bundle.name, remembered_settings(bundle.manifest, names, files))
         if not choices.ports(bundle.name):
             choices.set_ports(bundle.name, remembered_ports(bundle.manifest, names, files))
+        if not self._state.kept.homes(bundle.name):
+            self._state.kept.set_homes(bundle.name, remembered_homes(bundle.manifest, names, files))
         subnet = remembered_subnet(names, files)
         if subnet and subnet not in choices.subnets():
             choices.set_subnet(bundle.name, subnet)
@@ -159,6 +171,7 @@ class Operations:
                 want = await self._generations.wanted(operation.name, loaded, running=True)
             self._state.advance(operation, OpState.SWITCHING)
             await join()
+            await self._set_aside(operation.name)
             alone = not loaded.providers  # nobody has joined a network in between
             seen = await converge(self._machine, want, loaded.source, report, first=seen if alone else None)
             self._state.advance(operation, OpState.VERIFYING)
@@ -182,17 +195,33 @@ class Operations:
             await self._collect(operation, loaded)
         return loaded, found
 
+    async def _set_aside(self, name: AppName) -> None:
+        """Containers that somebody else made give way to units, which get their ports and data."""
+        record = self._state.app(name)
+        if record is not None and record.generation is not None:
+            before = await self._generations.load(record)
+            if before.kept:
+                await set_aside(self._machine, before)
+
     async def _collect(self, operation: Operation, loaded: Loaded) -> None:
         """Remove images of forgotten generations. The operation has succeeded already."""
         try:
+            await self.tidy(operation.name)
             want = await self._generations.wanted(operation.name, loaded, running=True)
             await converge(self._machine, want, loaded.source)
         except Problem as problem:
-            log.warning("old images stay for now", extra={"app": operation.name.slug, "problem": str(problem)})
+            log.warning("what was replaced stays for now", extra={"app": operation.name.slug, "problem": str(problem)})
 
     def _rolled_back(self, operation: Operation, problem: Problem) -> RolledBack:
         record = self._generations.record(operation.name)
         version = self._state.generation(operation.name, record.generation or 0).version
+        if self._state.kept.of(operation.name, record.generation or 0):
+            again = "run again as before" if record.desired == "running" else "are stopped as before"
+            return RolledBack(
+                f"its units did not prove themselves, the adopted containers {again}: {problem.what}",
+                where=problem.where or operation.name.id,
+                remedy=problem.remedy,
+            )
         return RolledBack(
             f"the update did not prove itself, version {version} is back: {problem.what}",
             where=problem.where or operation.name.id,
@@ -211,17 +240,66 @@ class Operations:
         else:
             loaded = await self._generations.load(record)
             running = operation.was_desired == "running"
+            if loaded.kept:
+                await self._to_kept(operation, loaded, running=running)
+                self._state.undo(operation)
+                return
             want = await self._generations.wanted(name, loaded, running=running, without=operation.generation)
             await converge(self._machine, want, loaded.source)
         self._state.undo(operation)
 
+    async def _to_kept(self, operation: Operation, loaded: Loaded, *, running: bool) -> None:
+        """The units go, and what they took the place of runs again."""
+        await converge(self._machine, await self._generations.absent(operation, purge=True), None)
+        if running:
+            await bring_back(self._machine, loaded)
+
+    async def keep(self, record: AppRecord, loaded: Loaded) -> None:
+        """Kept containers are left alone while they are as their user wants them. Raises Problem."""
+        match due(loaded.kept, await look_at(self._machine, loaded.kept), record.desired):
+            case Due.STOP:
+                await set_aside(self._machine, loaded)
+            case Due.UNITS:
+                log.warning("adopted containers do not run any more", extra={"app": record.name.slug})
+                await self.convert(record)
+
+    async def convert(self, record: AppRecord, report: Report = silent) -> Proven:
+        """Make units of an app whose containers somebody else made: an update to the release that it has (ADR 12).
+
+        Raises PortTaken with nothing changed, RolledBack when the containers run again as before, Problem.
+        """
+        name, loaded = record.name, await self._generations.load(record)
+        there = await look_at(self._machine, loaded.kept)
+        if len(there) < len(loaded.kept):
+            # Without all of them there is nothing to return to; what is left of them stays down and where it is
+            await set_aside(self._machine, loaded)
+            self._state.kept.forget(name, loaded.kept)
+            self._state.want(name, "running")
+            return await self._prove(self._generations.record(name))
+        problem = self._generations.port_problem_beside(held_by(there.values()))
+        guard.check_ports(tuple(guard.claims(name, loaded.manifest)), self._generations.claims_of_others(name), problem)
+        seen = await self._machine.look((), whole=True, strict=True)
+        new = self._state.generation(name, record.generation or 0)
+        operation = self._journal(new, loaded.providers, seen)
+        return await self.carry_out(operation, report, _nobody, None)
+
+    async def tidy(self, name: AppName) -> None:
+        """Remove containers whose app has become units."""
+        if left := self._state.kept.superseded(name):
+            await discard(self._machine, left)
+            self._state.kept.forget(name, left)
+
     async def remove(self, operation: Operation) -> None:
-        """Uninstall: everything but the data, and with `purge` the data too."""
+        """Uninstall: everything but the data, and with `purge` the data too, but for what this node did not make."""
+        if kept := self._state.kept.every(operation.name):
+            await self._set_aside(operation.name)
+            await discard(self._machine, kept)
         want = await self._generations.absent(operation, purge=operation.purge)
         await converge(self._machine, want, None)
         if operation.purge:
             self._machine.secrets.remove(operation.name)
             self._state.choices.forget(operation.name)
+            self._state.kept.forget_homes(operation.name)
         self._state.forget(operation)
 
     async def configure(self, record: AppRecord, values: Mapping[str, str | None]) -> None:
@@ -279,13 +357,16 @@ class Operations:
         except Problem as problem:
             log.warning("not as before", extra={"app": record.name.slug, "problem": str(problem)})
 
-    async def _prove(self, record: AppRecord, *, healthy: bool = True) -> None:
+    async def _prove(self, record: AppRecord, *, healthy: bool = True) -> Proven:
         loaded, running = await self._generations.load(record), record.desired == "running"
+        if loaded.kept:  # going back, it was brought back already; stopped, it reads what is new at its start
+            return await self.convert(record) if running and healthy else (loaded, ())
         await restore_secrets(self._machine, loaded.source.names, loaded.manifest)
         want = await self._generations.wanted(record.name, loaded, running=running)
         await converge(self._machine, want, loaded.source)
         if running and healthy:
-            await wait_healthy(self._machine, loaded, window(loaded.manifest, update=True))
+            return loaded, await wait_healthy(self._machine, loaded, window(loaded.manifest, update=True))
+        return loaded, ()
 
     async def settle(self, operation: Operation) -> None:
         """Finish an operation that was cut off: prove it, go on removing, or undo it. Raises Problem."""
@@ -311,6 +392,10 @@ class Operations:
             log.warning("not proven", extra={"app": operation.name.slug, "problem": str(problem)})
             return False
         return True
+
+
+async def _nobody() -> None:
+    """Who serves the app has been in the network that they share since it was adopted."""
 
 
 def _taken_back(name: AppName, change: str, problem: Problem) -> RolledBack:

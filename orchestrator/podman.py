@@ -27,6 +27,7 @@ from orchestrator.podman_answers import link as link_of
 from orchestrator.podman_service import PodmanService
 from orchestrator.process import Completed, run
 from orchestrator.quadlet.keys import OLDEST, Version, parse_version
+from orchestrator.stranger import Stranger, stranger
 from orchestrator.together import all_of
 
 QUICK: Final = 30.0
@@ -63,7 +64,7 @@ class Podman(Protocol):
         ...
 
     async def image(self, name: str) -> ImageDetail | None:
-        """One image by `name:tag`; None where there is none."""
+        """One image by `name:tag` or id; None where there is none."""
         ...
 
     async def remove_remains(self, start: str) -> None:
@@ -124,6 +125,26 @@ class Podman(Protocol):
 
     async def remove_volume(self, name: str) -> None:
         """An absent one is fine. The data is gone."""
+        ...
+
+    async def strangers(self, names: Sequence[str]) -> tuple[Stranger, ...]:
+        """Containers by name or id, whosever they are; those that are not there are left out."""
+        ...
+
+    async def start(self, container: str, *, seconds: float, slice_: str) -> None:
+        """Start a stranger's container again as it was, outside our own cgroup; one that runs is fine."""
+        ...
+
+    async def stop(self, container: str, *, grace: int) -> None:
+        """Stop a stranger's container; one that is down or gone is fine. It is killed after `grace` seconds."""
+        ...
+
+    async def set_restart(self, container: str, policy: str) -> None:
+        """Change a stranger's restart policy (podman-run(1), --restart); a container that is gone is fine."""
+        ...
+
+    async def discard(self, containers: Sequence[str]) -> None:
+        """Remove strangers that are down, without any volume; absent ones are fine."""
         ...
 
     async def addresses(self, names: Sequence[str]) -> Mapping[str, str]:
@@ -208,6 +229,7 @@ class RootlessPodman:
             str(item.get("Digest", "")),
             labels,
             tuple(sorted(config.get("Volumes") or ())),
+            frozenset(map(str, config.get("Env") or ())),
         )
 
     async def remove_remains(self, start: str) -> None:
@@ -292,6 +314,39 @@ class RootlessPodman:
 
     async def remove_volume(self, name: str) -> None:
         await self._remove("volume", "rm", name)
+
+    async def strangers(self, names: Sequence[str]) -> tuple[Stranger, ...]:
+        if not names:
+            return ()
+        ready = [await self._service.ask(f"/containers/{name}/json") for name in names]
+        if None not in ready:
+            items = [json.loads(raw or b"{}") for raw in ready]
+        else:
+            done = await run(("podman", "container", "inspect", *names), seconds=QUICK)
+            if done.code != 0 and "no such" not in done.stderr:
+                done.checked()
+            items = listed(done.stdout, done.argv[1])
+        # A name may also be how an id begins (podman-container-inspect(1)), and one container be asked for twice
+        found = {box.id: box for box in map(stranger, items)}
+        return tuple(box for box in found.values() if box.name in names or box.id in names)
+
+    async def start(self, container: str, *, seconds: float, slice_: str) -> None:
+        scope = ("systemd-run", "--user", "--scope", "--quiet", "--collect", f"--slice={slice_}")
+        (await run((*scope, "podman", "start", container), seconds=seconds)).checked()
+
+    async def stop(self, container: str, *, grace: int) -> None:
+        await self._ask("stop", "--ignore", f"--time={grace}", container, seconds=grace + QUICK)
+
+    async def set_restart(self, container: str, policy: str) -> None:
+        try:
+            await self._ask("update", f"--restart={policy}", container)
+        except CommandFailed as error:
+            if not any(text in error.stderr for text in _ABSENT_OR_USED):
+                raise
+
+    async def discard(self, containers: Sequence[str]) -> None:
+        if containers:
+            await self._ask("rm", "--ignore", *containers)
 
     async def addresses(self, names: Sequence[str]) -> Mapping[str, str]:
         if not names:

@@ -48,6 +48,8 @@ class ImageDetail:
     digest: str
     labels: Mapping[str, str]
     volumes: tuple[str, ...]
+    environment: frozenset[str] = frozenset()
+    """`NAME=value`, as every container of it begins."""
 
 
 @dataclass(frozen=True, slots=True)

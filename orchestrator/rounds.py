@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 
 import trio
 
 from apps.names import AppName
 from apps.problems import Problem
 from orchestrator.faults import Waiting
-from orchestrator.generations import Generations
+from orchestrator.generations import Generations, Loaded
 from orchestrator.healing import Healing
 from orchestrator.keeping import Keeper
+from orchestrator.kept import Due, due, look_at
 from orchestrator.machine import Machine
 from orchestrator.operations import Operations
 from orchestrator.plan import Observed, plan
-from orchestrator.state import State
+from orchestrator.state import AppRecord, State
 from orchestrator.status import Finding
+from orchestrator.stranger import Stranger
 from orchestrator.triggers import Trigger
 from orchestrator.turns import Turns
 
@@ -107,30 +110,61 @@ class Rounds:
         pending = {operation.name for operation in self._state.open_operations()}
         for name in pending:
             self._mend(nursery, name)
-        records = [record for record in self._state.apps() if record.name not in pending]
-        loaded = {record.name: await self._generations.load(record) for record in records}
-        services = [service for item in loaded.values() for service in item.app.services]
+        loaded = await self._loaded([record for record in self._state.apps() if record.name not in pending], nursery)
+        services = [service for _, item in loaded for service in item.app.services]
         # What a brief look leaves out (a unit that waits for a reload) is left by a step that failed, or by a crash,
         # and a process begins with a whole look.
         seen = await self._machine.look(services, whole=whole, brief=not whole and not self._failures)
         await self._heal(seen, deep=whole)
-        for record in records:
-            running = record.desired == "running"
-            if self._generations.ailing(record):
+        kept = await self._look_at_kept([item for _, item in loaded])
+        untidy = self._state.kept.any_superseded()
+        for record, item in loaded:
+            if item.kept:
+                if kept is None:
+                    continue  # unknown
+                if due(item.kept, kept, record.desired) is not Due.NOTHING:
+                    self._mend(nursery, record.name)
+                else:
+                    self.forgive(record.name)
+                continue
+            if record.name.slug in untidy:
                 self._mend(nursery, record.name)
                 continue
-            if whole and not self._turns.lock(record.name).locked():
-                self._machine.secrets.settle(record.name)  # what a crash in a rotation left
             try:
-                want = await self._generations.wanted(record.name, loaded[record.name], running=running)
-                steps = plan(want, seen)
+                as_wanted = await self._as_wanted(record, item, seen, whole=whole)
             except Problem:  # told and counted where it is mended; it is this app's alone (R-ST4)
-                self._mend(nursery, record.name)
-                continue
-            if steps:
+                as_wanted = False
+            if not as_wanted:
                 self._mend(nursery, record.name)
             elif seen.services is not None:
                 self.forgive(record.name)
+
+    async def _loaded(self, records: Sequence[AppRecord], nursery: trio.Nursery) -> list[tuple[AppRecord, Loaded]]:
+        """Those that this node can render; the others are mended, where what is wrong is told and counted (R-ST4)."""
+        found = []
+        await self._generations.podman()  # without it there is nothing to render for, whatever the app
+        for record in records:
+            try:
+                found.append((record, await self._generations.load(record)))
+            except Problem:
+                self._mend(nursery, record.name)
+        return found
+
+    async def _as_wanted(self, record: AppRecord, loaded: Loaded, seen: Observed, *, whole: bool) -> bool:
+        if self._generations.ailing(record):
+            return False
+        if whole and not self._turns.lock(record.name).locked():
+            self._machine.secrets.settle(record.name)  # what a crash in a rotation left
+        want = await self._generations.wanted(record.name, loaded, running=record.desired == "running")
+        return not plan(want, seen)
+
+    async def _look_at_kept(self, loaded: Sequence[Loaded]) -> Mapping[str, Stranger] | None:
+        """Containers that somebody else made, by id: one question for all apps. None when Podman does not answer."""
+        try:
+            return await look_at(self._machine, [box for item in loaded for box in item.kept])
+        except Problem as problem:
+            log.warning("a look at adopted containers failed", extra={"problem": str(problem)})
+            return None
 
     async def _heal(self, seen: Observed, *, deep: bool) -> None:
         answered = seen.containers is not None
@@ -155,7 +189,11 @@ class Rounds:
                     await self._operations.settle(left)
                 record = self._state.app(name)
                 if record is not None and record.generation is not None:
+                    await self._operations.tidy(name)
                     loaded = await self._generations.load(record)
+                    if loaded.kept:
+                        await self._operations.keep(record, loaded)
+                        return
                     await self._keeper.make_so(record, loaded, running=record.desired == "running")
             except Waiting as problem:
                 log.info("an app waits", extra={"app": name.slug, "problem": str(problem)})

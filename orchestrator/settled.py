@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
+from typing import Final
 
 from apps.manifest import Manifest
 from apps.manifest_parts import Container, PortSpec, Setting
@@ -28,6 +29,8 @@ _RIGHT = {
     "text": f"write one line of at most {MAX_VALUE} characters",
 }
 
+_UNITS: Final = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1))
+
 Ports = Mapping[tuple[str, str], int]
 
 
@@ -39,6 +42,14 @@ def fits(setting: Setting, value: str) -> bool:
         return parse_size(value) is not None
     pattern = _PATTERNS.get(setting.type)
     return pattern is None or bool(pattern.fullmatch(value))
+
+
+def as_typed(setting: Setting, text: str) -> str:
+    """A variable's text as a value of the setting; variables have sizes in bytes."""
+    if setting.type != "size" or not text.isdecimal() or not text.isascii():
+        return text
+    size = int(text[:20])
+    return next(f"{size // factor}{unit}" for unit, factor in _UNITS if size % factor == 0)
 
 
 def checked_values(manifest: Manifest, values: Mapping[str, str | None]) -> None:

@@ -9,10 +9,18 @@ from apps.names import AppName
 from apps.problems import Problem
 from orchestrator.converge import statuses
 from orchestrator.generations import Generations, Loaded
-from orchestrator.health import ContainerStatus, app_state, checks
+from orchestrator.health import Check, ContainerStatus, app_state, checks
+from orchestrator.kept import kept_checks, kept_statuses, look_at
 from orchestrator.machine import Machine
 from orchestrator.state import AppRecord, State
 from orchestrator.status import AppStatus, urls
+from orchestrator.stranger import Stranger
+
+ADOPTED = "adopted as it runs; its next restart makes it a service"
+
+
+def _checks(item: Loaded, kept: Mapping[str, Stranger]) -> tuple[Check, ...]:
+    return kept_checks(item, kept) if item.kept else checks(item.manifest, item.app.names)
 
 
 class Standing:
@@ -46,13 +54,15 @@ class Standing:
             loaded = {record.name: await self._generations.load(record) for record in records}
             services = [service for item in loaded.values() for service in item.app.services]
             seen = await self._machine.look(services, whole=False, strict=True)
+            kept = await look_at(self._machine, [box for item in loaded.values() for box in item.kept])
         except Problem as problem:
             return tuple(self._stale(record, str(problem)) for record in records)
-        asked = [check for item in loaded.values() for check in checks(item.manifest, item.app.names)]
+        asked = [check for item in loaded.values() for check in _checks(item, kept)]
         answers = await self._machine.prober.ask(asked)
         for record in records:
             item = loaded[record.name]
-            self._keep(record, item, statuses(item, seen, answers))
+            found = kept_statuses(item, kept, answers) if item.kept else statuses(item, seen, answers)
+            self._keep(record, item, found)
         return tuple(self._last[record.name.slug] for record in records)
 
     def forget(self, name: AppName) -> None:
@@ -69,7 +79,10 @@ class Standing:
             self._operating.get(record.name.slug) or app_state(record.desired, found),  # R-ST5
             found,
             urls(loaded.manifest, self._machine.host.lan_address()),
-            loaded.app.services,
+            () if loaded.kept else loaded.app.services,
+            ADOPTED if loaded.kept else "",
+            tuple(box.name for box in loaded.kept or loaded.app.containers),
+            bool(loaded.kept),
         )
         return status
 

@@ -10,22 +10,26 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from apps.names import AppName
 from orchestrator.choices import Choices
 from orchestrator.faults import Busy, StateProblem
+from orchestrator.homes import Home, KeptContainer
+from orchestrator.kept_rows import KeptRows, insert_homes, insert_kept
 from orchestrator.state_schema import MIGRATIONS
 
 KEPT_GENERATIONS: Final = 2
 """The running one and the one to return to."""
 KEPT_OPERATIONS: Final = 1000
 """Closed journal entries, for people who ask what happened."""
+NO_HOMES: Final[Mapping[str, Home]] = MappingProxyType({})
 NO_ROOM: Final = 1 << 20
 """Bytes of free space under which a failed write is taken for a full disk: a transaction's log is smaller."""
 
@@ -119,6 +123,11 @@ class State:
     def choices(self) -> Choices:
         """What was chosen for the apps of this node."""
         return Choices(self._db, self._transaction, self._rows)
+
+    @property
+    def kept(self) -> KeptRows:
+        """Containers and data that this node did not make."""
+        return KeptRows(self._db, self._transaction, self._rows)
 
     def close(self) -> None:
         self._db.close()
@@ -258,8 +267,13 @@ class State:
         manifest: str,
         desired: str,
         providers: Mapping[str, AppName],
+        kept: Sequence[KeptContainer] = (),
+        homes: Mapping[str, Home] = NO_HOMES,
     ) -> AppRecord:
-        """Know an app that is on the machine already, hooks and all. Raises Busy when it is known."""
+        """Know an app that is on the machine already, hooks and all; `kept` and `homes` where somebody else put it.
+
+        Raises Busy when the app, or one of these containers, is known.
+        """
         slug = name.slug
         with self._transaction():
             self._db.execute("INSERT INTO apps VALUES (?, ?, ?, ?, 1)", (slug, name.publisher, name.id, desired))
@@ -271,6 +285,8 @@ class State:
                 "INSERT INTO links VALUES (?, 1, ?, ?, ?)",
                 [(slug, dependency, p.publisher, p.id) for dependency, p in sorted(providers.items())],
             )
+            insert_kept(self._db, slug, 1, kept)
+            insert_homes(self._db, slug, homes)
         return AppRecord(name, desired, 1)
 
     def begin_uninstall(self, name: AppName, *, purge: bool, drop: tuple[str, ...] = ()) -> Operation:

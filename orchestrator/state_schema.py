@@ -66,5 +66,24 @@ MIGRATIONS: Final = (
         subnet TEXT NOT NULL UNIQUE
     ) STRICT;
     """,
+    """
+    CREATE TABLE kept (
+        slug TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        label TEXT NOT NULL,
+        id TEXT NOT NULL UNIQUE,
+        name TEXT NOT NULL,
+        restart TEXT NOT NULL,
+        PRIMARY KEY (slug, generation, label),
+        FOREIGN KEY (slug, generation) REFERENCES generations (slug, number) ON DELETE CASCADE
+    ) STRICT;
+    CREATE TABLE homes (
+        slug TEXT NOT NULL,
+        volume TEXT NOT NULL,
+        source TEXT NOT NULL,
+        relabel TEXT NOT NULL,
+        PRIMARY KEY (slug, volume)
+    ) STRICT;
+    """,
 )
 """Numbered from 1 in `PRAGMA user_version`; a step that was released is never changed."""

@@ -39,6 +39,10 @@ class AppStatus:
     urls: tuple[str, ...]
     units: tuple[str, ...]
     detail: str = ""
+    journal: tuple[str, ...] = ()
+    """Names under which the journal has what its containers write."""
+    adopted: bool = False
+    """It runs in containers that somebody else made, and has no units yet (ADR 12)."""
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -52,6 +56,8 @@ class AppStatus:
             "urls": list(self.urls),
             "units": list(self.units),
             "detail": self.detail,
+            "journal": list(self.journal),
+            "adopted": self.adopted,
         }
 
 

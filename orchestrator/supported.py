@@ -36,8 +36,6 @@ def require_supported(manifest: Manifest, *, podman: str | None = None, where: s
 
 
 def _found(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    if manifest.adopt.container_names:
-        yield "adopt", "taking over existing containers"
     if manifest.permissions.host_network:
         yield "permissions.host_network", "the host's own network"
     for name, volume in manifest.volumes.items():

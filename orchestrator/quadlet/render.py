@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
@@ -21,6 +21,7 @@ from apps.manifest import Manifest
 from apps.manifest_parts import Container, Health, Setting, Volume
 from apps.manifest_values import parse_size
 from orchestrator.containers_conf import DEFAULT
+from orchestrator.homes import Home
 from orchestrator.links import Linked
 from orchestrator.names import Names, folder_of, slice_name
 from orchestrator.quadlet.build import UNBUILT, build_unit, rendered_build
@@ -54,6 +55,8 @@ class Target:
     """The host's address inside containers."""
     builds: str = "%h/.local/share/archy/apps/builds"
     """Folder of what builds read, written like `derived`."""
+    homes: Mapping[str, Home] = field(default_factory=dict)
+    """Where the data of volumes is that this node did not make; they have no unit of their own (ADR 12)."""
 
 
 def render(manifest: Manifest, names: Names, target: Target, linked: Linked = NO_LINKS) -> RenderedApp:
@@ -86,7 +89,8 @@ def _render(question: _Question) -> RenderedApp:
     network = _network(manifest, names, target)
     network_spec = _spec(network)
     network = _labelled(network, "Network", f"archy.spec={network_spec}")
-    volumes = [_volume(names, label, volume, target) for label, volume in sorted(manifest.volumes.items())]
+    own = {label: volume for label, volume in sorted(manifest.volumes.items()) if label not in target.homes}
+    volumes = [_volume(names, label, volume, target) for label, volume in own.items()]
     units, containers, boot = [network, *volumes], [], {}
     for label in start_order(manifest):
         # An app that links to this one joins its containers as they run; only a later start reads these lines.
@@ -122,7 +126,7 @@ def _render(question: _Question) -> RenderedApp:
         tuple(containers),
         names.network,
         network_spec,
-        tuple(names.volume(label) for label in sorted(manifest.volumes)),
+        tuple(map(names.volume, own)),
         tuple(secret.name for secret in manifest.generated_secrets),
         linked.networks,
     )
@@ -248,7 +252,7 @@ def _container(
         *_process(container),
         *_environment(manifest, label, container),
         *_networks(names, label, container, linked.joined.get(label, {})),
-        *_attachments(names, container),
+        *_attachments(names, container, target),
         *_derived(manifest, names, label, target),
         *_confinement(container),
         *_health(manifest, label, container),
@@ -309,7 +313,7 @@ def _aliases(names: tuple[str, ...]) -> str:
     return ":" + ",".join(f"alias={name}" for name in names) if names else ""
 
 
-def _attachments(names: Names, container: Container) -> list[tuple[str, str]]:
+def _attachments(names: Names, container: Container, target: Target) -> list[tuple[str, str]]:
     lines = [("AddHost", "host.archipelago:host-gateway")]  # R-FM4
     for port in container.ports:
         if port.host is not None:
@@ -317,6 +321,9 @@ def _attachments(names: Names, container: Container) -> list[tuple[str, str]]:
             protocol = "/udp" if port.protocol == "udp" else ""
             lines.append(("PublishPort", f"{address}{port.host}:{port.container}{protocol}"))
     for mount in container.mounts:
+        if (home := target.homes.get(mount.volume)) is not None:
+            lines.append(("Volume", literal(home.mounted(mount.path, read_only=mount.read_only))))
+            continue
         mode = ":ro" if mount.read_only else ""
         lines.append(("Volume", f"{names.volume(mount.volume)}.volume:{mount.path}{mode}"))
     for use in container.secrets:

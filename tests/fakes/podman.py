@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from apps.problems import Problem
@@ -14,6 +15,7 @@ from orchestrator.links import LinkNetwork
 from orchestrator.podman import ContainerSeen, ImageDetail, ImageSeen, Inventory
 from orchestrator.podman_care import Ailment, Signs
 from orchestrator.quadlet.keys import Version
+from orchestrator.stranger import Stranger
 from tests.fakes.podman_machine import Box, Machine
 
 
@@ -163,6 +165,37 @@ class FakePodman:
         self._machine.enter("podman", "remove_volume", name)
         self._machine.volumes.pop(name, None)
 
+    async def strangers(self, names: Sequence[str]) -> tuple[Stranger, ...]:
+        self._machine.enter("podman", "strangers", " ".join(names))
+        own = [
+            Stranger(name, box.id, "running", box.image_id, box.image, box.labels)
+            for name, box in self._machine.containers.items()
+        ]
+        every = [*self._machine.strangers.values(), *own]
+        return tuple(box for box in every if box.name in names or box.id in names)
+
+    async def start(self, container: str, *, seconds: float, slice_: str) -> None:
+        self._machine.enter("podman", "start_stranger", container)
+        self._machine.start_stranger(container)
+
+    async def stop(self, container: str, *, grace: int) -> None:
+        self._machine.enter("podman", "stop_stranger", container)
+        if (box := self._machine.strangers.get(container)) is not None and box.alive:
+            self._machine.strangers[container] = replace(box, state="exited")
+
+    async def set_restart(self, container: str, policy: str) -> None:
+        self._machine.enter("podman", "set_restart", f"{container} {policy}")
+        if (box := self._machine.strangers.get(container)) is not None:
+            self._machine.strangers[container] = replace(box, restart=policy)
+
+    async def discard(self, containers: Sequence[str]) -> None:
+        self._machine.enter("podman", "discard", " ".join(containers))
+        for container in containers:
+            box = self._machine.strangers.get(container)
+            if box is not None and box.alive:
+                raise CommandFailed(("podman", "rm"), 2, f"cannot remove container {container} as it is running")
+            self._machine.strangers.pop(container, None)
+
     async def addresses(self, names: Sequence[str]) -> Mapping[str, str]:
         return {name: "10.89.0.2" for name in names if name in self._machine.containers}
 
@@ -176,9 +209,12 @@ class FakeProber:
     async def ask(self, checks: Sequence[Check]) -> Mapping[str, str]:
         found = {}
         for check in checks:
-            if (box := self._machine.containers.get(check.container)) is not None:
+            if (box := self._found(check.container)) is not None:
                 found[check.container] = "HTTP status 500" if box.image_id in self._machine.ill else ""
         return found
+
+    def _found(self, name: str) -> Box | Stranger | None:
+        return self._machine.containers.get(name) or self._machine.strangers.get(name)
 
 
 class FakeHost:
@@ -192,10 +228,14 @@ class FakeHost:
         if port in self._machine.held_ports:
             return self._machine.held_ports[port]
         held = any(str(port) in box.ports for box in self._machine.containers.values())
+        held = held or str(port) in self._machine.ports_of_strangers()
         return "a container" if held else ""
 
     def free_bytes(self, path: Path) -> int:
         return self.free
+
+    def is_folder(self, path: Path) -> bool:
+        return str(path) in self._machine.places or path.is_dir()
 
     def routes(self) -> frozenset[str]:
         return frozenset()

@@ -7,12 +7,14 @@ gone while its service is up, a taken port. `crash_at` ends the pretended proces
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from orchestrator.faults import CommandFailed, CommandTimedOut
 from orchestrator.links import LinkNetwork
 from orchestrator.quadlet.text import UnitFile, parse
+from orchestrator.stranger import Stranger
 from tests.fakes.podman_builds import Store, begins_with, build
 
 
@@ -48,6 +50,9 @@ class Box:
     starts: int = 1
     secrets: dict[str, bytes] = field(default_factory=dict)
     """Values as they were when it started, by their names at Podman."""
+    places: dict[str, str] = field(default_factory=dict)
+    """Path inside -> place that this node did not make."""
+    environment: tuple[str, ...] = ()
 
 
 @dataclass
@@ -80,6 +85,10 @@ class Machine:
     broken: set[str] = field(default_factory=set)
     """`systemd` or `podman`: does not answer."""
     held_ports: dict[int, str] = field(default_factory=dict)
+    strangers: dict[str, Stranger] = field(default_factory=dict)
+    """Containers that somebody else made, by id."""
+    places: dict[str, str] = field(default_factory=dict)
+    """Folders of the host and volumes that are not this node's: content."""
     calls: list[tuple[str, str]] = field(default_factory=list)
     crash_at: int | None = None
     on_crash: Callable[[], None] = lambda: None
@@ -112,6 +121,9 @@ class Machine:
         self.services.clear()
         self.containers.clear()
         self.reload()
+        for id_, box in self.strangers.items():  # podman-restart.service
+            up = box.restart in ("always", "unless-stopped")
+            self.strangers[id_] = replace(box, state="running" if up else "exited")
         for service, (unit, _) in sorted(self.loaded.items()):
             if unit.name.endswith(".container") and (self.unit_dir / f"{unit.name}.d" / "10-boot.conf").exists():
                 try:
@@ -207,6 +219,8 @@ class Machine:
         for mount in mounts:
             if ".volume:" in mount:
                 self.start(f"{mount.split('.volume:')[0]}-volume.service")
+            elif mount.split(":")[0] in self.places:
+                continue
             elif not Path(mount.split(":")[0]).is_dir():
                 self._fail(service, f"statfs {mount.split(':')[0]}: no such file or directory")
         wanted = unit.values("Container", "Image")[0]
@@ -220,7 +234,7 @@ class Machine:
         ports = tuple(
             published.rpartition(":")[0].rpartition(":")[2] for published in unit.values("Container", "PublishPort")
         )
-        taken = {port for box in self.containers.values() for port in box.ports}
+        taken = {port for box in self.containers.values() for port in box.ports} | self.ports_of_strangers()
         if taken & set(ports) or {int(port) for port in ports} & set(self.held_ports):
             self._fail(service, "address already in use")
         config = found[0][1]
@@ -244,7 +258,32 @@ class Machine:
             joined,
             own,
             secrets={secret: self.secrets[secret] for secret in given},
+            places={m.split(":")[1]: m.split(":")[0] for m in mounts if m.split(":")[0] in self.places},
+            environment=unit.values("Container", "Environment"),
         )
+        for place in self.containers[name].places.values():
+            self.places[place] += "+"  # it was written to
+
+    def ports_of_strangers(self) -> set[str]:
+        return {str(port.host) for box in self.strangers.values() if box.alive for port in box.ports}
+
+    def meet(self, name: str, image_id: str, **more: Any) -> str:
+        """Somebody starts a container by hand; its id."""
+        box = Stranger(name, self._new_id(), more.pop("state", "running"), image_id, f"docker.io/{name}:1", **more)
+        self.strangers[box.id] = box
+        for mount in box.mounts:
+            self.places.setdefault(mount.source, f"data of {name}")
+        return box.id
+
+    def start_stranger(self, id_: str) -> None:
+        box = self.strangers.get(id_)
+        if box is None:
+            raise CommandFailed(("systemd-run", "podman"), 125, f"no such container {id_}")
+        if not box.alive:
+            held = {port for other in self.containers.values() for port in other.ports} | self.ports_of_strangers()
+            if held & {str(port.host) for port in box.ports}:
+                raise CommandFailed(("systemd-run", "podman"), 126, "address already in use")
+            self.strangers[id_] = replace(box, state="running")
 
     def _new_id(self) -> str:
         self.started += 1
@@ -271,7 +310,8 @@ class Machine:
 def _host_files(mounts: tuple[str, ...]) -> dict[str, bytes]:
     """Path inside -> content, of the folders that are mounted from the host."""
     found: dict[str, bytes] = {}
-    for source, inside, *_ in (mount.split(":") for mount in mounts if mount.startswith("/")):
+    mounted = [mount.split(":") for mount in mounts if mount.startswith("/")]
+    for source, inside, *_ in (mount for mount in mounted if Path(mount[0]).is_dir()):
         found |= {f"{inside}/{path.name}": path.read_bytes() for path in Path(source).iterdir() if path.is_file()}
     return found
 

@@ -23,7 +23,19 @@ from tests.fakes.systemd import FakeSystemd
 T = TypeVar("T")
 
 ASKING = frozenset(
-    ("show", "containers", "inventory", "images", "image", "version", "dry_run", "journal", "said", "reset_failed")
+    (
+        "show",
+        "containers",
+        "inventory",
+        "images",
+        "image",
+        "version",
+        "dry_run",
+        "journal",
+        "said",
+        "reset_failed",
+        "strangers",
+    )
 )
 """Calls that change nothing."""
 

@@ -351,11 +351,11 @@ def test_an_image_whose_volume_is_not_mounted_is_refused(node: Node, tmp_path: P
 
 
 def test_what_this_node_cannot_carry_out_is_refused_by_name(node: Node, tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path, updates={"rollback": "off"}, adopt={"container_names": ["smtp"]})
+    bundle = make_bundle(tmp_path, updates={"rollback": "off", "strategy": "stop-snapshot-start"})
     with pytest.raises(Refused) as caught:
         run(lambda: node.orchestrator.install(bundle))
     assert "updates.rollback: not supported by this node yet: updates with rollback" in str(caught.value)
-    assert "adopt: not supported by this node yet" in str(caught.value)
+    assert "updates.strategy: not supported by this node yet" in str(caught.value)
     assert is_empty(node)
 
 

@@ -21,7 +21,6 @@ def test_the_node_version_is_the_packages() -> None:
 def test_every_feature_of_the_whole_schema_that_is_not_carried_out_is_named() -> None:
     manifest = parse_manifest_yaml((ROOT / "tests" / "apps" / "immich.yml").read_text(), where="m")
     assert [error.path for error in unsupported(manifest)] == [
-        "adopt",
         "volumes.pgdata.backup",
         "interfaces[1]",
         "updates.from",

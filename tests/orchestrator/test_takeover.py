@@ -1,0 +1,549 @@
+"""Taking over containers that somebody else started: nothing made anew, nothing lost, nobody else's (R-ST7, R-MF14)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.problems import Problem, Refused, RolledBack
+from orchestrator import NotAdoptable
+from orchestrator.bundle import Bundle
+from orchestrator.faults import PortTaken
+from orchestrator.stranger import Stranger, StrangerMount, StrangerPort
+from tests.fakes.podman_machine import Crash
+from tests.orchestrator.bundles import app_name, container, make_bundle
+from tests.orchestrator.nodes import Node, run
+from tests.orchestrator.test_adoption import lose_database
+
+NOTES = app_name("notes")
+WEB = f"archy-{NOTES.slug}-web"
+DATA = "/srv/notes"
+AUTO = [{"name": "web", "container": 8080, "host": "auto", "bind": "lan"}]
+SETTINGS = [{"name": "upload", "type": "size", "default": "4GiB", "env": {"web": "MAX_UPLOAD"}}]
+PORT = StrangerPort(8080, "tcp", 8088)
+MOUNT = StrangerMount("bind", DATA, "/data")
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path / "node")
+
+
+def notes(folder: Path, version: str = "1", **more: Any) -> Bundle:
+    """One container, which anybody may have started by hand before."""
+    known: dict[str, Any] = {
+        "name": NOTES,
+        "containers": {"web": container(ports=AUTO, secrets=[{"name": "password", "env": "PASSWORD"}])},
+        "settings": SETTINGS,
+        "adopt": {"container_names": ["notes", "my-notes"]},
+    }
+    return make_bundle(folder, version, **(known | more))
+
+
+def config_of(bundle: Bundle, label: str = "web") -> str:
+    image = bundle.manifest.containers[label].image
+    assert image is not None
+    return image.platforms[0].config
+
+
+def by_hand(node: Node, bundle: Bundle, name: str = "notes", label: str = "web", **more: Any) -> str:
+    """`podman run` of somebody's; the container's id."""
+    known: dict[str, Any] = {
+        "ports": (PORT,),
+        "mounts": (MOUNT,),
+        "environment": {"PASSWORD": "from-before", "MAX_UPLOAD": "3145728", "TZ": "UTC"},
+        "restart": "always",
+    }
+    return node.world.meet(name, config_of(bundle, label), **(known | more))
+
+
+async def take_over(node: Node, bundle: Bundle) -> Any:
+    offer = await node.orchestrator.offer(bundle.name, bundle.manifest)
+    return await node.orchestrator.take_over(bundle, offer.ids)
+
+
+def touched(node: Node) -> list[tuple[str, str]]:
+    """Everything that was done to the machine since the calls were cleared."""
+    return [call for call in node.changes() if call[0] != "secret"]
+
+
+def test_a_container_started_by_hand_is_taken_over_untouched_and_left_alone(node: Node, tmp_path: Path) -> None:
+    bundle = notes(tmp_path)  # R-ST7, invariant 11
+    before = node.world.strangers[by_hand(node, bundle)]
+
+    async def work() -> None:
+        node.world.calls.clear()
+        status = await take_over(node, bundle)
+        assert (status.state, status.desired, status.adopted, status.units) == ("running", "running", True, ())
+        assert status.urls == ()
+        assert status.journal == ("notes",)
+        for _ in range(3):
+            await node.tick()
+        node.restart()
+        await node.settle()
+        assert touched(node) == []
+        assert (await node.orchestrator.status())[0].detail.startswith("adopted as it runs")
+        assert {s.name: s.value for s in node.orchestrator.settings(NOTES)} == {"upload": "3MiB"}
+        assert node.orchestrator.secrets(NOTES) == {"password": "from-before"}
+
+    run(work)
+    assert list(node.world.strangers.values()) == [before]
+    assert (node.units(), node.world.containers) == ([], {})
+
+
+def test_the_operator_is_shown_what_is_taken_over_and_what_its_units_will_change(node: Node, tmp_path: Path) -> None:
+    bundle = notes(tmp_path)
+    local = replace(PORT, address="127.0.0.1")
+    time = StrangerMount("bind", "/etc/localtime", "/etc/localtime", writable=False)
+    id_ = by_hand(node, bundle, ports=(local, StrangerPort(9000, "tcp", 9000)), mounts=(MOUNT, time))
+    offer = run(lambda: node.orchestrator.offer(NOTES, bundle.manifest))
+    shown = offer.to_json()
+    assert shown["data"] == [{"volume": "data", "source": DATA}]
+    assert [(box["name"], box["id"], box["digest"]) for box in shown["containers"]] == [  # type: ignore[attr-defined]
+        ("notes", id_, config_of(bundle))
+    ]
+    assert offer.changes == (
+        "port 8088 is reached from the local network too",
+        "port 9000 is not published any more",
+        "/etc/localtime (/etc/localtime) is not there any more",
+        "web does without TZ",
+    )
+    assert "from-before" not in repr(offer) + str(shown)
+
+
+def asked_for(node: Node, bundle: Bundle, newer: Bundle) -> dict[str, Callable[[], Awaitable[Any]]]:
+    return {
+        "restart": lambda: node.orchestrator.restart(NOTES),
+        "configure": lambda: node.orchestrator.configure(NOTES, {"upload": "1GiB"}),
+        "rotate": lambda: node.orchestrator.rotate(NOTES, "password"),
+        "reinstall": lambda: node.orchestrator.install(bundle),
+        "update": lambda: node.orchestrator.install(newer),
+        "stop and start": lambda: _stop_and_start(node),
+    }
+
+
+async def _stop_and_start(node: Node) -> None:
+    assert (await node.orchestrator.stop(NOTES)).state == "stopped"
+    await node.settle()
+    assert [(box.state, box.restart) for box in node.world.strangers.values()] == [("exited", "no")]  # R-ST2
+    node.world.reboot()
+    await node.settle()
+    assert [box.state for box in node.world.strangers.values()] == ["exited"]
+    assert not node.world.containers
+    await node.orchestrator.start(NOTES)
+
+
+@pytest.mark.parametrize("by", ["restart", "configure", "rotate", "reinstall", "update", "stop and start"])
+def test_it_becomes_a_unit_by_the_next_restart_that_is_asked_for(node: Node, tmp_path: Path, by: str) -> None:
+    bundle, newer = notes(tmp_path), notes(tmp_path, "2")  # R-ST7
+    by_hand(node, bundle)
+
+    async def work() -> None:
+        await take_over(node, bundle)
+        await asked_for(node, bundle, newer)[by]()
+        (box,) = node.world.containers.values()
+        assert (box.ports, box.places) == (("8088",), {"/data": DATA})
+        assert box.image_id == config_of(newer if by == "update" else bundle)
+        assert node.world.strangers == {}
+        assert node.world.places == {DATA: "data of notes+"}
+        assert not node.world.volumes
+        if by not in ("rotate",):
+            assert set(box.secrets.values()) == {b"from-before"}
+        (status,) = await node.orchestrator.status()
+        assert (status.state, status.adopted) == ("running", False)
+        before = dict(node.world.containers)
+        await node.settle()
+        node.world.reboot()
+        await node.settle()
+        assert set(node.world.containers) == set(before)
+
+    run(work)
+
+
+@pytest.mark.parametrize("converted", [False, True])
+@pytest.mark.parametrize("purge", [False, True])
+def test_uninstalling_and_purging_leave_data_that_was_there_before(
+    node: Node, tmp_path: Path, converted: bool, purge: bool
+) -> None:  # R-ST10: import, then uninstall, has wiped data elsewhere
+    bundle = notes(tmp_path, volumes={"data": {"on_uninstall": "remove"}})
+    by_hand(node, bundle)
+
+    async def work() -> None:
+        await take_over(node, bundle)
+        if converted:
+            await node.orchestrator.restart(NOTES)
+        assert node.orchestrator.adopted_data(NOTES) == (DATA,)
+        assert node.orchestrator.disposable(NOTES) == ()
+        await node.orchestrator.uninstall(NOTES, purge=purge)
+        assert not any((node.units(), node.world.containers, node.world.strangers, node.world.images))
+        assert list(node.world.places) == [DATA]
+        await node.orchestrator.install(bundle)
+        (box,) = node.world.containers.values()
+        assert box.places == ({} if purge else {"/data": DATA})
+        assert box.ports == (("20000",) if purge else ("8088",))
+
+    run(work)
+
+
+def test_a_lost_database_finds_adopted_data_again_in_the_units(node: Node, tmp_path: Path) -> None:
+    bundle = notes(tmp_path)
+    home = replace(MOUNT, source="/srv/100% notes", relabel="Z")
+    by_hand(node, bundle, mounts=(home,))
+
+    async def work() -> None:
+        await take_over(node, bundle)
+        await node.orchestrator.restart(NOTES)
+        before = dict(node.world.containers)
+        lose_database(node)
+        node.world.calls.clear()
+        await node.orchestrator.adopt(bundle)
+        await node.settle()
+        assert touched(node) == []
+        assert node.world.containers == before
+        assert node.orchestrator.adopted_data(NOTES) == ("/srv/100% notes",)
+
+    # The pretended Podman reads the unit as it is written; systemd would make one sign of the two
+    node.world.places["/srv/100%% notes"] = ""
+    run(work)
+
+
+def test_units_that_do_not_get_healthy_give_way_to_the_containers_as_they_were(node: Node, tmp_path: Path) -> None:
+    bundle = notes(tmp_path)
+    by_hand(node, bundle)
+
+    async def work() -> None:
+        await take_over(node, bundle)
+        before = dict(node.world.strangers)
+        node.world.ill.add(config_of(bundle))
+        with pytest.raises(RolledBack, match="the adopted containers run again as before"):
+            await node.orchestrator.restart(NOTES)
+        with pytest.raises(RolledBack):
+            await node.orchestrator.configure(NOTES, {"upload": "1GiB"})
+        assert node.world.strangers == before
+        assert not any((node.units(), node.world.containers, node.world.secrets, node.world.volumes))
+        assert {s.value for s in node.orchestrator.settings(NOTES)} == {"3MiB"}
+        node.world.ill.clear()
+        await node.settle()
+        assert node.world.strangers == before
+
+    run(work)
+
+
+@pytest.mark.parametrize("crash_at", range(60))
+def test_a_crash_while_it_becomes_a_unit_leaves_the_one_or_the_other(
+    node: Node, tmp_path: Path, crash_at: int
+) -> None:  # invariant 5
+    bundle = notes(tmp_path)
+    by_hand(node, bundle)
+
+    async def crash() -> None:
+        await take_over(node, bundle)
+        node.world.crash_at = crash_at
+        try:
+            await node.orchestrator.restart(NOTES)
+        except (Crash, BaseExceptionGroup, Problem):
+            assert node.world.crashed
+
+    run(crash)
+    node.world.crash_at = None
+    if node.world.crashed:
+        node.boot()
+    run(node.settle)
+    assert [box.alive for box in node.world.strangers.values()] + ["unit" for _ in node.world.containers] in (
+        [True],
+        ["unit"],
+    )
+    assert [box.restart for box in node.world.strangers.values()] in ([], ["always"])
+    assert bool(node.units()) == bool(node.world.containers)
+    assert not node.state.open_operations()
+    assert list(node.world.places) == [DATA]
+
+
+def test_a_container_that_died_or_is_gone_becomes_a_unit_since_nothing_is_left_to_spare(
+    node: Node, tmp_path: Path
+) -> None:
+    bundle = notes(tmp_path)
+    id_ = by_hand(node, bundle, restart="no")
+
+    async def work() -> None:
+        await take_over(node, bundle)
+        node.world.reboot()
+        await node.settle()
+        assert [box.places for box in node.world.containers.values()] == [{"/data": DATA}]
+        assert id_ not in node.world.strangers
+
+    run(work)
+
+
+def test_a_container_that_is_removed_behind_its_back_becomes_a_unit(node: Node, tmp_path: Path) -> None:
+    bundle = notes(tmp_path)
+    id_ = by_hand(node, bundle)
+
+    async def work() -> None:
+        await take_over(node, bundle)
+        del node.world.strangers[id_]
+        again = by_hand(node, bundle, state="exited")  # under the same name, and nobody agreed to that one
+        await node.settle()
+        assert [box.places for box in node.world.containers.values()] == [{"/data": DATA}]
+        assert node.world.strangers[again].state == "exited"
+
+    run(work)
+
+
+def test_a_podman_that_does_not_answer_changes_nothing(node: Node, tmp_path: Path) -> None:  # R-ST18
+    bundle = notes(tmp_path)
+    by_hand(node, bundle)
+
+    async def work() -> None:
+        await take_over(node, bundle)
+        node.world.calls.clear()
+        node.world.broken = {"podman"}
+        await node.tick()
+        (status,) = await node.orchestrator.status()
+        assert status.detail.startswith("stale")
+        node.world.broken = set()
+        assert touched(node) == []
+
+    run(work)
+
+
+def test_a_stopped_container_is_taken_over_stopped(node: Node, tmp_path: Path) -> None:  # R-ST2
+    bundle = notes(tmp_path)
+    by_hand(node, bundle, state="exited")
+
+    async def work() -> None:
+        status = await take_over(node, bundle)
+        assert (status.state, status.desired) == ("stopped", "stopped")
+        await node.settle()
+        node.world.reboot()
+        await node.settle()
+        assert [box.alive for box in node.world.strangers.values()] == [False]
+        assert not node.world.containers
+        assert (await node.orchestrator.start(NOTES)).state == "running"
+        assert not node.world.strangers
+
+    run(work)
+
+
+def stack(folder: Path) -> Bundle:
+    boxes = {
+        "web": container(ports=AUTO, mounts=[], secrets=[], needs=["db"]),
+        "db": {"mounts": [{"volume": "data", "path": "/db", "exclusive": True}], "stop_grace_secs": 1},
+    }
+    return notes(folder, containers=boxes, settings=[], generated_secrets=[])
+
+
+def test_each_container_of_a_stack_is_found_by_its_image_whatever_its_name(node: Node, tmp_path: Path) -> None:
+    bundle = stack(tmp_path)
+    by_hand(node, bundle, "my-notes", "web", mounts=(), environment={})
+    by_hand(node, bundle, "notes", "db", mounts=(StrangerMount("volume", "pg", "/db"),), ports=())
+
+    async def work() -> None:
+        offer = await node.orchestrator.offer(NOTES, bundle.manifest)
+        assert [(label, box.name) for label, box in offer.containers] == [("db", "notes"), ("web", "my-notes")]
+        await take_over(node, bundle)
+        node.world.calls.clear()
+        await node.orchestrator.restart(NOTES)
+        stops = [node_id for call, node_id in node.world.calls if call == "stop_stranger"]
+        assert stops == [offer.containers[1][1].id, offer.containers[0][1].id]  # web first: it needs db
+        assert node.world.containers[f"archy-{NOTES.slug}-db"].places == {"/db": "pg"}
+
+    run(work)
+
+
+def refused(node: Node, bundle: Bundle) -> str:
+    """Why nothing can be taken over; nothing was changed by asking."""
+    node.world.calls.clear()
+    with pytest.raises(NotAdoptable) as caught:
+        run(lambda: node.orchestrator.offer(bundle.name, bundle.manifest))
+    assert touched(node) == []
+    assert node.orchestrator.installed() == ()
+    return caught.value.what
+
+
+def other(node: Node, bundle: Bundle, **more: Any) -> Callable[[], Any]:
+    return lambda: by_hand(node, bundle, **more)
+
+
+MANY: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"labels": {"archy.app": "bitcoin-0123456789"}}, "belongs to the app bitcoin-0123456789"),
+    ({"labels": {"archy.prefix": "other"}}, "belongs to the app of another node"),
+    ({"labels": {"PODMAN_SYSTEMD_UNIT": "notes.service"}}, "run by the systemd unit notes.service"),
+    ({"pod": "5" * 64}, "is in a pod"),
+    ({"passing": True}, "made with --rm"),
+    ({"user_namespace": "keep-id"}, "maps user ids in its own way"),
+    ({"state": "paused"}, "is paused"),
+    ({"mounts": ()}, "has nothing mounted at /data"),
+    ({"mounts": (StrangerMount("volume", "a" * 64, "/data"),)}, "an anonymous volume"),
+    ({"mounts": (StrangerMount("volume", "x.volume", "/data"),)}, "no unit can have"),
+    ({"mounts": (StrangerMount("volume", "archy-other-0123456789-data", "/data"),)}, "the data of another app"),
+    ({"mounts": (StrangerMount("tmpfs", "", "/data"),)}, "'tmpfs'"),
+    ({"mounts": (replace(MOUNT, source="/srv/a:b"),)}, "no unit can name"),
+    ({"mounts": (replace(MOUNT, source="/srv/a\nExecStart=x"),)}, "no unit can name"),
+    ({"mounts": (replace(MOUNT, source="/"),)}, "a folder that no app is to see"),
+    ({"mounts": (replace(MOUNT, source="/etc/cron.d"),)}, "a folder of the system"),
+    ({"mounts": (replace(MOUNT, source="/run/user/1000"),)}, "a folder of the system"),
+    ({"mounts": (replace(MOUNT, source=str(Path.home() / ".ssh")),)}, "a folder"),
+    ({"mounts": (MOUNT, StrangerMount("bind", "/srv/more", "/more"))}, "may write to /more"),
+    ({"mounts": (replace(MOUNT, source="/srv/gone/../x"),)}, "no unit can name"),
+)
+
+
+@pytest.mark.parametrize(("how", "why"), MANY)
+def test_a_container_that_could_not_be_kept_or_is_not_its_own_is_refused(
+    node: Node, tmp_path: Path, how: dict[str, Any], why: str
+) -> None:  # R-MF14, R-ST9
+    bundle = notes(tmp_path)
+    by_hand(node, bundle, **how)
+    assert why in refused(node, bundle)
+
+
+def test_an_image_of_another_digest_is_refused(node: Node, tmp_path: Path) -> None:  # R-ST7, R-MF11
+    bundle = notes(tmp_path)
+    by_hand(node, notes(tmp_path, "0"))
+    assert "notes runs docker.io/notes:1 (sha256:" in (told := refused(node, bundle))
+    assert f"was signed with {config_of(bundle)[:19]}" in told
+
+
+def test_what_is_ambiguous_is_refused_with_all_reasons_at_once(node: Node, tmp_path: Path) -> None:
+    bundle = notes(tmp_path)
+    by_hand(node, bundle)
+    by_hand(node, bundle, "my-notes", mounts=(), passing=True)
+    told = refused(node, bundle)
+    assert "my-notes was made with --rm" in told
+    assert "my-notes and notes could both be web" in told
+
+
+def test_half_a_stack_is_not_taken_over(node: Node, tmp_path: Path) -> None:
+    bundle = stack(tmp_path)
+    by_hand(node, bundle, "notes", "db", mounts=(replace(MOUNT, path="/db"),), ports=())
+    assert "no container that it names runs the image of web" in refused(node, bundle)
+    by_hand(node, bundle, "my-notes", "web", mounts=(), state="exited")
+    assert "some of its containers run and others do not" in refused(node, bundle)
+
+
+def test_nothing_is_offered_where_nothing_is(node: Node, tmp_path: Path) -> None:
+    assert "none of the containers that notes would take over is here: notes, my-notes" in refused(
+        node, notes(tmp_path)
+    )
+
+
+def test_a_publisher_who_names_another_apps_container_gets_nothing(node: Node, tmp_path: Path) -> None:  # R-MF14
+    """Neither one of units, nor one that was adopted, nor a third one that reads an adopted app's data."""
+    bundle, mallory = notes(tmp_path), app_name("evil", "did:key:zMallory")
+
+    def naming(name: str) -> Bundle:
+        boxes = {"web": container(18999, secrets=[]) | {"image": bundle.manifest.containers["web"].image}}
+        adopt = {"container_names": [name]}
+        made = make_bundle(tmp_path / "m", name=mallory, containers={"web": container(18999)}, adopt=adopt)
+        web = made.manifest.containers["web"].model_copy(update={"image": boxes["web"]["image"]})
+        return replace(made, manifest=made.manifest.model_copy(update={"containers": {"web": web}}))
+
+    async def offered(name: str) -> str:
+        with pytest.raises(NotAdoptable) as caught:
+            await node.orchestrator.offer(mallory, naming(name).manifest)
+        return caught.value.what
+
+    async def work() -> None:
+        by_hand(node, bundle)
+        assert (await node.orchestrator.offer(mallory, naming("notes").manifest)).kept  # nobody's yet
+        await take_over(node, bundle)
+        assert f"notes belongs to the app {NOTES.slug}" in await offered("notes")
+        by_hand(node, bundle, "backup", ports=(), mounts=(replace(MOUNT, source=f"{DATA}/inner"),))
+        assert f"the data of another app ({NOTES.slug})" in await offered("backup")
+        await node.orchestrator.restart(NOTES)
+        before = dict(node.world.containers)
+        assert f"{WEB} belongs to the app {NOTES.slug}" in await offered(WEB)
+        await node.orchestrator.uninstall(NOTES, purge=False)
+        assert f"the data of another app ({NOTES.slug})" in await offered("backup")
+        assert before
+
+    run(work)
+
+
+def test_containers_that_were_exchanged_after_the_question_are_not_taken(node: Node, tmp_path: Path) -> None:
+    bundle = notes(tmp_path)
+    id_ = by_hand(node, bundle)
+
+    async def work() -> None:
+        offer = await node.orchestrator.offer(NOTES, bundle.manifest)
+        del node.world.strangers[id_]
+        by_hand(node, bundle)
+        with pytest.raises(Refused, match="other containers are here than those that were agreed to"):
+            await node.orchestrator.take_over(bundle, offer.ids)
+        assert node.orchestrator.installed() == ()
+        assert node.orchestrator.adopted_data(NOTES) == ()
+
+    run(work)
+
+
+def test_a_fixed_port_that_somebody_else_has_is_told_before_anything_changes(node: Node, tmp_path: Path) -> None:
+    fixed = container(18080, secrets=[])
+    bundle = notes(tmp_path, containers={"web": fixed}, generated_secrets=[], settings=[])  # R-ST9
+    by_hand(node, bundle)
+    node.world.held_ports[18080] = "process 7 (nginx)"
+
+    async def work() -> None:
+        offer = await node.orchestrator.offer(NOTES, bundle.manifest)
+        assert "web: port 8088 becomes 18080" in offer.changes
+        with pytest.raises(PortTaken, match="process 7"):
+            await node.orchestrator.take_over(bundle, offer.ids)
+        node.world.held_ports.clear()
+        await node.orchestrator.take_over(bundle, offer.ids)
+        node.world.held_ports[18080] = "process 8 (nginx)"
+        node.world.calls.clear()
+        with pytest.raises(PortTaken, match="process 8"):
+            await node.orchestrator.restart(NOTES)
+        assert touched(node) == []
+
+    run(work)
+
+
+def test_an_installed_app_takes_nothing_over_and_another_one_is_not_served_by_kept_containers(
+    node: Node, tmp_path: Path
+) -> None:
+    bundle = notes(tmp_path, exports=[{"name": "web", "port": "web"}])
+    wallet = make_bundle(tmp_path, name=app_name("wallet"), dependencies=[{"id": "notes"}])
+    by_hand(node, bundle)
+
+    async def work() -> None:
+        await take_over(node, bundle)
+        with pytest.raises(Refused, match="notes is installed"):
+            await node.orchestrator.offer(NOTES, bundle.manifest)
+        with pytest.raises(Refused, match="in no network of other apps") as caught:
+            await node.orchestrator.install(wallet)
+        assert caught.value.remedy == "archy restart notes makes it a service"
+        await node.orchestrator.restart(NOTES)
+        assert (await node.orchestrator.install(wallet)).state == "running"
+
+    run(work)
+
+
+def test_a_secret_of_an_earlier_installation_gives_way_to_the_one_the_data_was_made_with(
+    node: Node, tmp_path: Path
+) -> None:
+    bundle = notes(tmp_path)
+
+    async def work() -> None:
+        await node.orchestrator.install(bundle)
+        earlier = node.orchestrator.secrets(NOTES)
+        await node.orchestrator.uninstall(NOTES, purge=False)
+        by_hand(node, bundle)
+        await take_over(node, bundle)
+        assert node.orchestrator.secrets(NOTES) == {"password": "from-before"} != earlier
+        await node.orchestrator.restart(NOTES)
+        (box,) = node.world.containers.values()
+        assert set(box.secrets.values()) == {b"from-before"}
+        await node.settle()
+
+    run(work)
+
+
+def test_what_podman_says_is_read_as_it_is(tmp_path: Path) -> None:
+    assert Stranger("x", "1", "paused", "sha256:0").alive
+    assert StrangerMount("volume", "0" * 64, "/x").anonymous
+    assert not StrangerMount("volume", "data", "/x").anonymous
