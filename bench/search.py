@@ -36,14 +36,16 @@ def fill(index: Index, listings: int, dice: random.Random) -> list[str]:
     rare = [word(dice) for _ in range(20_000)]
     dids = [f"did:key:z6Mk{number:044}" for number in range(PUBLISHERS)]
     with index.writing() as (db, _):
+        db.executemany("INSERT INTO publishers VALUES (?, ?)", list(enumerate(dids, 1)))
         for number in range(listings):
             texts = [dice.choice(COMMON), *(rare[int(len(rare) * dice.random() ** 3)] for _ in range(12))]
             title, summary = f"{texts[1].title()} {texts[0]}", " ".join(texts[2:])
             category, did, app = dice.choice(CATEGORIES), dids[number % PUBLISHERS], f"app{number}"
             row = db.execute(
-                "INSERT INTO listings (did, app, made, title, categories, archs, permissions) VALUES (?,?,?,?,?,?,?)",
-                (did, app, NOW + number, title, f" {category} ", " amd64 arm64 " if number % 3 else " amd64 ",
-                 " internet " if number % 2 else ""),
+                "INSERT INTO listing_rows (publisher, app, made, title, categories, archs, permissions)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (1 + number % PUBLISHERS, app, NOW + number, title, f" {category} ",
+                 " amd64 arm64 " if number % 3 else " amd64 ", " internet " if number % 2 else ""),
             ).lastrowid  # fmt: skip
             db.execute(
                 "INSERT INTO listing_text (rowid, title, summary, categories, publisher, app) VALUES (?,?,?,?,?,?)",

@@ -36,7 +36,7 @@ def prune_releases(db: sqlite3.Connection, did: str, app: str) -> None:
     offered = {ref.digest for ref in head.releases.values()} if isinstance(head, HeadDocument) else set()
     for digest, event in older:
         if digest not in offered:
-            db.execute("DELETE FROM documents WHERE digest = ?", (digest,))
+            db.execute("DELETE FROM document_rows WHERE digest = ?", (digest,))
             drop_event(db, event)
 
 

@@ -7,6 +7,8 @@ to point this node at its own network), and whatever goes wrong is a RelayFault 
 from __future__ import annotations
 
 import ipaddress
+import os
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,6 +36,10 @@ class RelayFault(Problem):
     """The relay can not be used now; `what` says why."""
 
     kind = "relay"
+
+
+class BadAddress(RelayFault):
+    """It never will be usable: the URL leads nowhere."""
 
 
 class RelayConnection:
@@ -154,7 +160,7 @@ def relay_address(url: str) -> WebSocketURI:
     try:
         return parse_uri(url)
     except (InvalidURI, ValueError) as error:  # urllib.parse: ValueError for a port or an IPv6 address that is none
-        raise RelayFault("is not a relay's address", where=url) from error
+        raise BadAddress("is not a relay's address", where=url) from error
 
 
 async def _tcp(url: str, address: WebSocketURI, public_only: bool) -> trio.SocketStream:
@@ -164,7 +170,7 @@ async def _tcp(url: str, address: WebSocketURI, public_only: bool) -> trio.Socke
                 return await trio.open_tcp_stream(address.host, address.port)
             return await _public_tcp(url, address.host, address.port)
     except UnicodeError as error:  # the idna codec: a label of the name is empty or longer than 63 characters
-        raise RelayFault("is not a relay's address", where=url) from error
+        raise BadAddress("is not a relay's address", where=url) from error
     except trio.TooSlowError as error:
         raise RelayFault(f"does not answer within {OPEN_SECONDS:.0f} s", where=url) from error
     except OSError as error:
@@ -183,6 +189,13 @@ async def _public_tcp(url: str, host: str, port: int) -> trio.SocketStream:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error.__cause__, ssl.SSLError):
-        return f"TLS: {error.__cause__.reason or error.__cause__}"
+    cause: BaseException = error.__cause__ or error
+    while isinstance(cause, BaseExceptionGroup):  # one for each address of the name
+        cause = cause.exceptions[0]
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS: {cause.reason or cause}"
+    if isinstance(cause, OSError) and cause.errno:
+        # trio's own text has the address, which the relay's URL beside it says better
+        told = str(cause.strerror) if isinstance(cause, socket.gaierror) else os.strerror(cause.errno)
+        return told[:1].lower() + told[1:200]
     return str(error)[:200] or type(error).__name__

@@ -23,13 +23,13 @@ _ENCODER = msgspec.json.Encoder()
 
 def known_events(db: sqlite3.Connection, ids: Sequence[str]) -> frozenset[str]:
     """Which of these (a few thousand at most) are stored."""
-    found = db.execute(f"SELECT id FROM events WHERE id IN ({','.join('?' * len(ids))})", tuple(ids))
-    return frozenset(row[0] for row in found.fetchall())
+    found = db.execute(f"SELECT id FROM events WHERE id IN ({','.join('?' * len(ids))})", [*map(bytes.fromhex, ids)])
+    return frozenset(row[0].hex() for row in found.fetchall())
 
 
 def number_of_event(db: sqlite3.Connection, id_: str) -> int | None:
     """The stored event's number, by which other tables name it."""
-    row: tuple[int] | None = db.execute("SELECT number FROM events WHERE id = ?", (id_,)).fetchone()
+    row: tuple[int] | None = db.execute("SELECT number FROM events WHERE id = ?", (bytes.fromhex(id_),)).fetchone()
     return row[0] if row else None
 
 
@@ -53,7 +53,8 @@ def event_row(event: Event, *, number: int | None = None, has_document: bool) ->
     number, and is not stored a second time."""
     tags = _ENCODER.encode(event.tags).decode()
     content = None if has_document else event.content
-    return number, event.id, event.pubkey, event.kind, event.created_at, tags, content, event.sig
+    id_, pubkey, sig = bytes.fromhex(event.id), bytes.fromhex(event.pubkey), bytes.fromhex(event.sig)
+    return number, id_, pubkey, event.kind, event.created_at, tags, content, sig
 
 
 def next_number(db: sqlite3.Connection) -> int:
@@ -99,29 +100,29 @@ def shown_by(db: sqlite3.Connection, relay: str, ids: Iterable[str]) -> frozense
     """Which of these events the relay has shown at some time."""
     found = db.execute(
         "SELECT e.id FROM events AS e JOIN shown AS s ON s.event = e.number JOIN relay_urls AS u ON u.number = s.relay"
-        " WHERE u.url = ? AND e.id IN (SELECT value FROM json_each(?))",
+        " WHERE u.url = ? AND e.id IN (SELECT from_hex(value) FROM json_each(?))",
         (relay, _ENCODER.encode(list(ids)).decode()),
     )
-    return frozenset(row[0] for row in found.fetchall())
+    return frozenset(row[0].hex() for row in found.fetchall())
 
 
 def read_events(db: sqlite3.Connection, numbers: Iterable[int]) -> list[dict[str, Any]]:
     """The events as they were signed, the oldest first."""
     found = db.execute(
         "SELECT e.id, e.pubkey, e.kind, e.created_at, e.tags, e.sig, coalesce(e.content, CAST(d.body AS TEXT))"
-        " FROM events AS e LEFT JOIN documents AS d ON e.content IS NULL AND d.event = e.number"
+        " FROM events AS e LEFT JOIN document_rows AS d ON e.content IS NULL AND d.event = e.number"
         " WHERE e.number IN (SELECT value FROM json_each(?)) ORDER BY e.created_at, e.id",
         (_ENCODER.encode(list(numbers)).decode(),),
     )
     return [
         {
-            "id": id_,
-            "pubkey": pubkey,
+            "id": id_.hex(),
+            "pubkey": pubkey.hex(),
             "created_at": created_at,
             "kind": kind,
             "tags": msgspec.json.decode(tags),
             "content": content,
-            "sig": sig,
+            "sig": sig.hex(),
         }
         for id_, pubkey, kind, created_at, tags, sig, content in found.fetchall()
         if content is not None

@@ -142,7 +142,7 @@ def _store(db: sqlite3.Connection, fault: Fault, chosen: str, now: int) -> None:
 
 def _take_document(db: sqlite3.Connection, fault: Fault, chosen: str) -> None:
     for digest in fault.evidence:
-        db.execute("UPDATE documents SET proof_only = ? WHERE digest = ?", (digest != chosen, digest))
+        db.execute("UPDATE document_rows SET proof_only = ? WHERE digest = ?", (digest != chosen, digest))
 
 
 def _take_branch(db: sqlite3.Connection, publisher: str, fault: Fault, chosen: str) -> None:
@@ -158,8 +158,8 @@ def _take_branch(db: sqlite3.Connection, publisher: str, fault: Fault, chosen: s
         ).fetchall()
     ]
     db.execute(
-        "UPDATE documents SET proof_only = (digest != ?) WHERE did = ? AND type = 'identity' AND number >= ?",
-        (chosen, publisher, fault.number),
+        "UPDATE document_rows SET proof_only = (digest != ?) WHERE publisher = ? AND type = 'identity' AND number >= ?",
+        (chosen, rows.number_publisher(db, publisher), fault.number),
     )
     for entry in left:
         gone = db.execute(
@@ -168,14 +168,14 @@ def _take_branch(db: sqlite3.Connection, publisher: str, fault: Fault, chosen: s
             (publisher, entry),
         ).fetchall()
         for digest, event in gone:
-            db.execute("DELETE FROM documents WHERE digest = ?", (digest,))
+            db.execute("DELETE FROM document_rows WHERE digest = ?", (digest,))
             db.execute("DELETE FROM revocations WHERE did = ? AND digest = ?", (publisher, digest))
             drop_event(db, event)
     _recount_marks(db, publisher)
 
 
 def _recount_marks(db: sqlite3.Connection, publisher: str) -> None:
-    db.execute("DELETE FROM marks WHERE did = ?", (publisher,))
+    db.execute("DELETE FROM mark_rows WHERE publisher = ?", (rows.number_publisher(db, publisher),))
     for type_, name, keys, number in db.execute(
         "SELECT type, name, keys, number FROM documents WHERE did = ? AND NOT proof_only AND revoked_by IS NULL"
         " AND type NOT IN ('identity', 'proof')",

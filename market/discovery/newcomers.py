@@ -95,6 +95,7 @@ class Newcomers:
             return
         db, waiting, self._waiting = self._db, self._waiting, []
         first = event_rows.next_number(db)
+        publishers = {did: rows.number_publisher(db, did) for did in {one.manifest.publisher for one in waiting}}
         relays = {relay: event_rows.number_of_relay(db, relay) for relay in {one.relay for one in waiting}}
         db.executemany(
             event_rows.INSERT_EVENT,
@@ -108,16 +109,19 @@ class Newcomers:
         )
         db.executemany(
             rows.INSERT_DOCUMENT,
-            [rows.claim_row(one.claim, number, one.mark) for number, one in enumerate(waiting, first)],
+            [
+                rows.claim_row(one.claim, publishers[one.manifest.publisher], number, one.mark)
+                for number, one in enumerate(waiting, first)
+            ],
         )
         db.executemany(
             rows.RAISE_MARK,
-            [
-                (one.manifest.publisher, "manifest", one.manifest.name, one.mark.keys, one.mark.number)
+            sorted(
+                (publishers[one.manifest.publisher], "manifest", one.manifest.name, one.mark.keys, one.mark.number)
                 for one in waiting
-            ],
+            ),
         )
-        rows.list_new(db, [one.manifest for one in waiting])
+        rows.list_new(db, [one.manifest for one in waiting], publishers)
 
 
 def _text(values: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import trio
 
 from market.discovery import frames
-from market.discovery.connection import RelayConnection, RelayFault, open_relay
+from market.discovery.connection import BadAddress, RelayConnection, RelayFault, open_relay
 from market.discovery.events import SchnorrSigner
 from market.discovery.relay import next_delay
 
@@ -84,43 +84,90 @@ class _Offering:
 
 
 async def publish(
-    events: Sequence[Mapping[str, Any]], relays: Sequence[str], *, timeout: float, signer: SchnorrSigner | None = None
+    events: Sequence[Mapping[str, Any]],
+    relays: Sequence[str],
+    *,
+    timeout: float,
+    enough: int | None = None,
+    signer: SchnorrSigner | None = None,
 ) -> tuple[PublishResult, ...]:
     """Offer the signed events to every relay at once, in their order, for at most `timeout` seconds.
 
-    `signer` answers relays that want to know who writes (NIP-42); without one they are said to refuse. Returns one
-    result for each relay, in the order given. Never raises because of a relay.
+    Once `enough` relays took everything, those that can not be reached are waited for no longer than LEEWAY. `signer`
+    answers relays that want to know who writes (NIP-42); without one they are said to refuse. Returns one result for
+    each relay, in the order given. Never raises because of a relay.
     """
     by_id = {str(event["id"]): event for event in events}
+    urls = tuple(dict.fromkeys(relays))
+    patience = _Patience(trio.current_time() + timeout, len(urls) if enough is None else enough)
     results: dict[str, PublishResult] = {}
 
     async def one(url: str) -> None:
-        results[url] = await _publish_to(url, by_id, timeout, signer)
+        results[url] = await _publish_to(url, by_id, patience, signer)
 
     async with trio.open_nursery() as nursery:
-        for url in dict.fromkeys(relays):
+        for url in urls:
             nursery.start_soon(one, url)
-    return tuple(results[url] for url in dict.fromkeys(relays))
+    return tuple(results[url] for url in urls)
+
+
+LEEWAY: Final = 3.0
+"""Seconds for one or two more tries at a relay that is not needed any more."""
+
+
+@dataclass(slots=True)
+class _Patience:
+    """How long relays are waited for, all together."""
+
+    deadline: float
+    missing: int
+    """Relays that still have to take everything."""
+    unconnected: dict[str, trio.CancelScope] = field(default_factory=dict)
+
+    def connecting(self, url: str, scope: trio.CancelScope) -> None:
+        self.unconnected[url] = scope
+        self._shorten()
+
+    def connected(self, url: str) -> None:
+        self.unconnected.pop(url).deadline = self.deadline
+
+    def took_all(self) -> None:
+        self.missing -= 1
+        self._shorten()
+
+    def _shorten(self) -> None:
+        if self.missing <= 0:
+            for scope in self.unconnected.values():
+                scope.deadline = min(scope.deadline, trio.current_time() + LEEWAY)
 
 
 async def _publish_to(
-    url: str, events: Mapping[str, Mapping[str, Any]], timeout: float, signer: SchnorrSigner | None
+    url: str, events: Mapping[str, Mapping[str, Any]], patience: _Patience, signer: SchnorrSigner | None
 ) -> PublishResult:
     began = trio.current_time()
     offering, error, delay = _Offering(events), "", 0.0
-    with trio.move_on_after(timeout) as deadline:
+    with trio.CancelScope(deadline=patience.deadline) as scope:
+        patience.connecting(url, scope)
         while offering.missing():
             try:
-                error = ""
                 async with open_relay(url) as connection:
+                    error = ""
+                    patience.connected(url)
                     await _offer(connection, offering, signer)
+            except BadAddress as fault:
+                error = fault.what
+                break
             except RelayFault as fault:
                 error = fault.what
             if offering.missing():
+                patience.connecting(url, scope)
                 delay = next_delay(delay, stable=False)
                 await trio.sleep(delay)
-    if deadline.cancelled_caught and not error:
-        error = f"{len(offering.missing())} events were not answered within {timeout:.0f} s"
+    patience.unconnected.pop(url, None)
+    if not offering.missing() and not offering.failed:
+        patience.took_all()
+    if scope.cancelled_caught and not error:
+        error = f"{len(offering.missing())} events were not answered within {trio.current_time() - began:.0f} s"
     return PublishResult(
         relay=url,
         accepted=tuple(offering.accepted),

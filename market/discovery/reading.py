@@ -7,7 +7,7 @@ check, and that whatever speaks against it is a flag. Refuses to know trust: a f
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -123,7 +123,10 @@ def lags(db: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
 
 def held(db: sqlite3.Connection, wanted: Filter, limit: int) -> list[tuple[int, bytes]] | None:
     """What is stored of the events that a filter matches, for reconciling; None when it is more than `limit`."""
-    parts = [("e.kind", wanted.kinds), ("e.pubkey", wanted.authors)]
+    parts: list[tuple[str, Sequence[object]]] = [
+        ("e.kind", wanted.kinds),
+        ("e.pubkey", [*map(bytes.fromhex, wanted.authors)]),
+    ]
     where = [f"{column} IN ({','.join('?' * len(values))})" for column, values in parts if values]
     values: list[object] = [value for _, values in parts for value in values]
     types = [name.removeprefix("archy1-") for name in wanted.tags.get("t", ())]
@@ -138,7 +141,7 @@ def held(db: sqlite3.Connection, wanted: Filter, limit: int) -> list[tuple[int, 
             values.append(bound)
     query = f"SELECT e.created_at, e.id FROM events AS e WHERE {' AND '.join(where or ['1'])} LIMIT ?"
     found = db.execute(query, (*values, limit + 1)).fetchall()
-    return None if len(found) > limit else [(made, bytes.fromhex(id_)) for made, id_ in found]
+    return None if len(found) > limit else found
 
 
 def events_of(db: sqlite3.Connection, app: AppName) -> list[dict[str, Any]]:
@@ -271,9 +274,11 @@ def _hidden(db: sqlite3.Connection, app: AppName) -> bool:
     if db.execute("SELECT 1 FROM deletions LIMIT 1").fetchone() is None:
         return False
     row = db.execute(
-        "SELECT 1 FROM documents AS d JOIN events AS e ON e.number = d.event JOIN deletions AS x ON x.pubkey = e.pubkey"
+        "SELECT 1 FROM documents AS d JOIN events AS e ON e.number = d.event"
+        " JOIN deletions AS x ON x.pubkey = lower(hex(e.pubkey))"
         " WHERE d.did = ? AND d.type = 'manifest' AND d.name = ? AND NOT d.proof_only"
-        " AND (x.target = e.id OR (x.target = e.kind || ':' || e.pubkey || ':' || ? AND x.made >= e.created_at))",
+        " AND (x.target = lower(hex(e.id))"
+        " OR (x.target = e.kind || ':' || x.pubkey || ':' || ? AND x.made >= e.created_at))",
         (app.publisher, app.id, f"archy1:manifest:{key_text(app.publisher)}:{app.id}"),
     ).fetchone()
     return row is not None

@@ -35,6 +35,14 @@ from market.identity.forms import IdentityEntry
 from market.identity.history import KeyHistory, SignedEntry
 
 
+def number_publisher(db: sqlite3.Connection, did: str) -> int:
+    """The number by which tables name a publisher; it has one from now on."""
+    row: tuple[int] | None = db.execute("SELECT number FROM publishers WHERE did = ?", (did,)).fetchone()
+    number = row[0] if row else db.execute("INSERT INTO publishers (did) VALUES (?)", (did,)).lastrowid
+    assert number is not None
+    return number
+
+
 def load_history(db: sqlite3.Connection, did: str) -> KeyHistory:
     """The publisher's history as it was folded."""
     rows = db.execute(
@@ -183,43 +191,55 @@ def load_mark(db: sqlite3.Connection, did: str, type_: str, name: str) -> Mark |
 
 
 RAISE_MARK: Final = (
-    "INSERT INTO marks VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET keys = excluded.keys, number = excluded.number"
+    "INSERT INTO mark_rows VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET keys = excluded.keys, number = excluded.number"
     " WHERE (excluded.keys, excluded.number) > (keys, number)"
 )
-"""DID, type, name, keys, number."""
+"""The publisher's number, type, name, keys, number."""
 
 
 def raise_mark(db: sqlite3.Connection, did: str, type_: str, name: str, mark: Mark) -> None:
     """Move a high-water mark forward; it never moves back."""
-    db.execute(RAISE_MARK, (did, type_, name, mark.keys, mark.number))
+    db.execute(RAISE_MARK, (number_publisher(db, did), type_, name, mark.keys, mark.number))
 
 
 INSERT_DOCUMENT: Final = (
-    "INSERT OR IGNORE INTO documents"
-    " (digest, did, type, name, keys, number, version, channel, signer, made, event, body, proof_only)"
+    "INSERT OR IGNORE INTO document_rows"
+    " (digest, publisher, type, name, keys, number, version, channel, signer, made, event, body, proof_only)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 """One `claim_row`."""
 
 
-def claim_row(claim: Claim, event: int, mark: Mark, *, proof_only: bool = False) -> tuple[object, ...]:
-    """`event` is the number of the event that carried it."""
+def claim_row(claim: Claim, publisher: int, event: int, mark: Mark, *, proof_only: bool = False) -> tuple[object, ...]:
+    """`publisher` is its number, `event` that of the event that carried it."""
     body = claim.event.content.encode()
-    return _document_row(claim.document, claim.digest, claim.signer, event, body, mark, proof_only=proof_only)
+    return _document_row(
+        claim.document, publisher, claim.digest, claim.signer, event, body, mark, proof_only=proof_only
+    )
 
 
 def store_document(db: sqlite3.Connection, claim: Claim, event: int, mark: Mark, *, proof_only: bool = False) -> bool:
     """Whether it is new."""
-    return db.execute(INSERT_DOCUMENT, claim_row(claim, event, mark, proof_only=proof_only)).rowcount == 1
+    row = claim_row(claim, number_publisher(db, claim.document.publisher), event, mark, proof_only=proof_only)
+    return db.execute(INSERT_DOCUMENT, row).rowcount == 1
 
 
 def _document_row(
-    document: Document, digest: Digest, signer: bytes, event: int, body: bytes, mark: Mark, *, proof_only: bool
+    document: Document,
+    publisher: int,
+    digest: Digest,
+    signer: bytes,
+    event: int,
+    body: bytes,
+    mark: Mark,
+    *,
+    proof_only: bool,
 ) -> tuple[object, ...]:
     version, channel = (document.version, document.channel) if isinstance(document, ReleaseDocument) else ("", "")
     return (
         digest.hex,
-        document.publisher,
+        publisher,
         document.type,
         document.name,
         mark.keys,
@@ -243,7 +263,7 @@ def prune_older(db: sqlite3.Connection, document: Document, mark: Mark) -> None:
         (document.publisher, document.type, document.name, mark.keys, mark.number),
     ).fetchall()
     for digest, event in rows:
-        db.execute("DELETE FROM documents WHERE digest = ?", (digest,))
+        db.execute("DELETE FROM document_rows WHERE digest = ?", (digest,))
         drop_event(db, event)
 
 
@@ -264,7 +284,7 @@ def drop_expired(db: sqlite3.Connection, now: float) -> None:
         for digest, event in db.execute(
             "SELECT digest, event FROM documents WHERE did = ? AND type = 'provider'", (did,)
         ).fetchall():
-            db.execute("DELETE FROM documents WHERE digest = ?", (digest,))
+            db.execute("DELETE FROM document_rows WHERE digest = ?", (digest,))
             drop_event(db, event)
 
 
@@ -295,14 +315,15 @@ def count_faults(db: sqlite3.Connection, did: str) -> int:
 
 def store_proof(db: sqlite3.Connection, proof: Contradiction, event: int, keys: int) -> None:
     """The proof itself, and of its two documents the one that is new, which from here on only proves."""
+    publisher = number_publisher(db, proof.publisher)
     for half in proof.halves:
         number = number_of(half.document)
         mark = Mark(number if isinstance(half.document, IdentityEntry) else keys, number)
         content = canonical_bytes(half.body)
-        row = _document_row(half.document, half.digest, half.signer, event, content, mark, proof_only=True)
+        row = _document_row(half.document, publisher, half.digest, half.signer, event, content, mark, proof_only=True)
         db.execute(INSERT_DOCUMENT, row)
     body = proof.event.content.encode()
-    row = (proof.digest.hex, proof.publisher, "proof", "proof", keys, 0, "", "", "", 0, event, body, True)
+    row = (proof.digest.hex, publisher, "proof", "proof", keys, 0, "", "", "", 0, event, body, True)
     db.execute(INSERT_DOCUMENT, row)
 
 
@@ -325,7 +346,7 @@ def store_revocation(db: sqlite3.Connection, document: RevokeDocument, digest: D
     ).fetchall()
     for known, name, number in signed:
         if number > last.get(name, -1):
-            db.execute("UPDATE documents SET revoked_by = ? WHERE digest = ?", (digest.hex, known))
+            db.execute("UPDATE document_rows SET revoked_by = ? WHERE digest = ?", (digest.hex, known))
 
 
 def advance_offers(db: sqlite3.Connection, did: str, app: str) -> None:
@@ -398,25 +419,30 @@ def list_manifest(db: sqlite3.Connection, app: AppName, manifest: ManifestDocume
     row = _listing_row(app, manifest)
     found = db.execute("SELECT id FROM listings WHERE did = ? AND app = ?", (app.publisher, app.id)).fetchone()
     if found is None:
-        number = db.execute(_INSERT_LISTING, (None, *row)).lastrowid
+        number = db.execute(_INSERT_LISTING, (None, number_publisher(db, app.publisher), *row)).lastrowid
     else:
         (number,) = found
         db.execute(
-            "UPDATE listings SET made = max(made, ?), title = ?, categories = ? WHERE id = ?", (*row[:3], number)
+            "UPDATE listing_rows SET made = max(made, ?), title = ?, categories = ? WHERE id = ?", (*row[1:], number)
         )
         db.execute("DELETE FROM listing_text WHERE rowid = ?", (number,))
     db.execute(_INSERT_TEXT, (number, *_text_row(app, manifest)))
 
 
-def list_new(db: sqlite3.Connection, manifests: Sequence[ManifestDocument]) -> None:
-    """The same for many apps of which none is listed."""
-    (first,) = db.execute("SELECT coalesce(max(id), 0) + 1 FROM listings").fetchone()
+def list_new(db: sqlite3.Connection, manifests: Sequence[ManifestDocument], publishers: Mapping[str, int]) -> None:
+    """The same for many apps of which none is listed; `publishers` has their numbers."""
+    (first,) = db.execute("SELECT coalesce(max(id), 0) + 1 FROM listing_rows").fetchone()
     numbered = [(n, AppName(one.publisher, one.name), one) for n, one in enumerate(manifests, first)]
-    db.executemany(_INSERT_LISTING, [(number, *_listing_row(app, one)) for number, app, one in numbered])
+    db.executemany(
+        _INSERT_LISTING,
+        [(number, publishers[app.publisher], *_listing_row(app, one)) for number, app, one in numbered],
+    )
     db.executemany(_INSERT_TEXT, [(number, *_text_row(app, one)) for number, app, one in numbered])
 
 
-_INSERT_LISTING: Final = "INSERT INTO listings (id, made, title, categories, did, app) VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT_LISTING: Final = (
+    "INSERT INTO listing_rows (id, publisher, app, made, title, categories) VALUES (?, ?, ?, ?, ?, ?)"
+)
 _INSERT_TEXT: Final = (
     "INSERT INTO listing_text (rowid, title, summary, categories, publisher, app) VALUES (?, ?, ?, ?, ?, ?)"
 )
@@ -424,8 +450,8 @@ _INSERT_TEXT: Final = (
 
 def _listing_row(app: AppName, manifest: ManifestDocument | None) -> tuple[object, ...]:
     if manifest is None:
-        return 0, app.id, "  ", app.publisher, app.id
-    return manifest.made, manifest.title, f" {' '.join(manifest.categories)} ", app.publisher, app.id
+        return app.id, 0, app.id, "  "
+    return app.id, manifest.made, manifest.title, f" {' '.join(manifest.categories)} "
 
 
 def _text_row(app: AppName, manifest: ManifestDocument | None) -> tuple[object, ...]:
@@ -440,8 +466,8 @@ def list_release(db: sqlite3.Connection, app: AppName, release: ReleaseDocument)
     ensure_listed(db, app)
     archs, permissions = facets(release)
     db.execute(
-        "UPDATE listings SET made = max(made, ?), archs = ?, permissions = ? WHERE did = ? AND app = ?",
-        (release.made, archs, permissions, app.publisher, app.id),
+        "UPDATE listing_rows SET made = max(made, ?), archs = ?, permissions = ? WHERE publisher = ? AND app = ?",
+        (release.made, archs, permissions, number_publisher(db, app.publisher), app.id),
     )
 
 
