@@ -21,7 +21,7 @@ from apps.containerfile_text import MAX_BYTES
 from apps.images import platform_for
 from apps.manifest import Manifest
 from apps.manifest_parts import Container
-from apps.problems import Refused
+from apps.problems import Problem, Refused
 from orchestrator.build_folder import check_file
 from orchestrator.derived import read_file
 from orchestrator.faults import BuildFailed, CommandFailed, CommandTimedOut
@@ -111,6 +111,25 @@ async def _built(
     found = await trio.to_thread.run_sync(_judged, manifest, label, root, arch)
     await clear_build(machine, names, label)
     machine.builds.begin(names.app, label)
+    try:
+        await _stage(machine, build, label, names, manifest, root, arch, found)
+        return await _run(machine, build, label, names)
+    except Problem:
+        await clear_build(machine, names, label)
+        raise
+
+
+async def _stage(
+    machine: Machine,
+    build: RenderedBuild,
+    label: str,
+    names: Names,
+    manifest: Manifest,
+    root: Path,
+    arch: str,
+    found: Containerfile,
+) -> None:
+    """Everything that the service reads."""
     scratch = f"{build.name}:{SCRATCH}"
     if found.from_scratch:
         folder = machine.builds.folder / names.slug / label / SCRATCH
@@ -122,6 +141,9 @@ async def _built(
     declared = build_of(built_containers(manifest)[label])
     files, source = context_files(manifest, declared), root / "files" / declared.context
     await trio.to_thread.run_sync(machine.builds.stage, names.app, label, text, source, files)
+
+
+async def _run(machine: Machine, build: RenderedBuild, label: str, names: Names) -> ImageDetail:
     state = await _state(machine, names, build)
     if state.load != "loaded" or state.needs_reload:
         await machine.systemd.daemon_reload()
@@ -130,11 +152,9 @@ async def _built(
         await machine.systemd.start((build.service,), seconds=build.seconds + QUEUED)
     except (CommandFailed, CommandTimedOut) as error:
         said = await machine.systemd.said(build.service, lines=TOLD)
-        await clear_build(machine, names, label)
         raise BuildFailed(names.app.id, label, _reason(said) or error.what, build.service) from error
     detail = await machine.podman.image(build.tag)
     if detail is None:
-        await clear_build(machine, names, label)
         raise BuildFailed(names.app.id, label, "the build ended without an image", build.service)
     return detail
 

@@ -178,6 +178,31 @@ def test_a_file_that_was_not_signed_does_not_reach_the_build(node: Node, tmp_pat
     assert node.world.images == before
 
 
+def test_a_file_that_changed_since_the_installation_goes_into_no_build_and_nothing_is_left(
+    node: Node, tmp_path: Path
+) -> None:  # R-MF12
+    bundle = built(tmp_path)
+
+    async def work() -> None:
+        await node.orchestrator.install(bundle)
+        page = bundle.root / "files" / "b" / "page"
+        signed = page.read_text()
+        await node.orchestrator.stop(bundle.name)
+        before = dict(node.world.images)
+        node.world.images = {key: value for key, value in before.items() if not key[0].endswith("/cache")}
+        left = dict(node.world.images)
+        page.write_text("hellp")
+        with pytest.raises(Refused, match="other bytes than were signed"):
+            await node.orchestrator.start(bundle.name)
+        assert node.world.images == left
+        assert node.machine.builds.read()[bundle.name.slug] == frozenset()
+        page.write_text(signed)
+        await node.orchestrator.start(bundle.name)
+        assert node.world.images == before
+
+    run(work)
+
+
 def test_a_build_that_fails_says_why_and_leaves_nothing(node: Node, tmp_path: Path) -> None:  # R-ST10
     bundle = built(tmp_path, files=PLAIN | {"b/Containerfile": "FROM scratch\nRUN wget http://example.com/x\n"})
     with pytest.raises(BuildFailed, match=r"the image of cache can not be built: building at STEP .RUN wget"):
