@@ -75,7 +75,11 @@ async def take(machine: Machine, step: Step, source: Source | None, names: Names
     facts: dict[str, object] = {"app": names.slug, "step": type(step).__name__, "of": _subject(step)}
     begun = trio.current_time()
     try:
-        await _take(machine, step, source, names)
+        try:
+            await _take(machine, step, source, names)
+        except OSError as error:  # this app's trouble, and no defect that ends the mending of others (R-ST4)
+            what, where = error.strerror or str(error), str(error.filename or names.slug)
+            raise Problem(what, where=where, remedy="free space, or make it writable for this user") from error
     except Problem as problem:
         seconds = round(trio.current_time() - begun, 2)
         log.warning("step failed", extra={**facts, "seconds": seconds, "problem": str(problem)})
@@ -273,7 +277,7 @@ async def import_image(machine: Machine, container: str, image: str, source: Sou
 
 
 class _aside:
-    """A folder that is gone afterwards."""
+    """A folder that is gone afterwards. What the disk refuses in it is a Problem."""
 
     def __init__(self, machine: Machine) -> None:
         self._parent = machine.staging
@@ -284,13 +288,18 @@ class _aside:
             self._parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._folder = Path(tempfile.mkdtemp(dir=self._parent))
         except OSError as error:
-            raise Problem(
-                f"no room to work in: {error.strerror}",
-                where=str(self._parent),
-                remedy="free space, or make the folder writable for this user",
-            ) from error
+            raise self._no_room(error) from error
         return self._folder
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise self._no_room(error) from error
+
+    def _no_room(self, error: OSError) -> Problem:
+        return Problem(
+            f"no room to work in: {error.strerror}",
+            where=str(self._parent),
+            remedy="free space, or make the folder writable for this user",
+        )

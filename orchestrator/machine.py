@@ -73,7 +73,8 @@ class Machine:
         `brief`: of services that are active nothing else, which is what a tick over many apps can pay for; `stem`:
         services of the app with this stem alone, which is what an operation on it needs to know.
 
-        A part that does not answer is Unknown (R-ST18); with `strict` its Problem is raised instead.
+        A part that does not answer is Unknown (R-ST18); with `strict` its Problem is raised instead. Raises Problem
+        where this node's own folders can not be read.
         """
         seen = _Seen()
 
@@ -95,8 +96,15 @@ class Machine:
             log.warning("a look at the machine failed", extra={"problem": said})
         if whole and seen.inventory is None:
             seen.containers = None  # Podman answers in part only: unknown as a whole
-        derived, builds = self.derived.read(), self.builds.read()
-        return Observed(self.folder.read(), seen.services, seen.containers, seen.inventory, derived, builds)
+        try:
+            files, derived, builds = self.folder.read(), self.derived.read(), self.builds.read()
+        except OSError as error:
+            raise Problem(
+                f"can not be read: {error.strerror}",
+                where=str(error.filename),
+                remedy="make it readable for this user",
+            ) from error
+        return Observed(files, seen.services, seen.containers, seen.inventory, derived, builds)
 
 
 @dataclass

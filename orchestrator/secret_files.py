@@ -161,9 +161,12 @@ class SecretFiles:
 
     def _unlink(self, app: AppName, name: str, turn: int) -> None:
         path = self._folder / app.slug / file_of(name, turn)
-        path.with_name(f".{path.name}.sum").unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        try:
+            path.with_name(f".{path.name}.sum").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise Problem(f"the secret can not be removed: {error.strerror}", where=str(path)) from error
 
 
 def lost(app: AppName, name: str) -> Problem:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -443,6 +445,50 @@ def test_a_failing_app_is_retried_with_growing_pauses_and_delays_no_other(node: 
         node.world.calls.clear()
         await node.tick()
         assert ("start", good) in node.changes()
+
+    run(work)
+
+
+def test_an_app_whose_record_is_damaged_delays_no_other(node: Node, tmp_path: Path) -> None:  # R-ST4
+    other = app_name("world")
+
+    async def work() -> None:
+        await node.orchestrator.install(make_bundle(tmp_path))
+        await node.orchestrator.install(make_bundle(tmp_path, name=other, containers={"web": container(18081)}))
+        database = sqlite3.connect(node.settings.state_db)
+        with database:
+            database.execute("UPDATE generations SET manifest = '{}' WHERE slug = ?", (HELLO.slug,))
+        database.close()
+        node.restart()
+        good = f"archy-{other.slug}-web.service"
+        node.world.stop(good)
+        await node.tick()
+        assert good.removesuffix(".service") in node.world.containers
+
+    run(work)
+
+
+def test_what_the_disk_refuses_to_one_app_delays_no_other(node: Node, tmp_path: Path) -> None:  # R-ST4, chaos 6
+    other = app_name("world")
+
+    async def work() -> None:
+        await node.orchestrator.install(make_bundle(tmp_path))
+        await node.orchestrator.install(make_bundle(tmp_path, name=other, containers={"web": container(18081)}))
+        bad = node.settings.unit_dir / f"archy-{HELLO.slug}-web.container"
+        bad.unlink()
+        good = f"archy-{other.slug}-web.service"
+        node.world.stop(good)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # No file can grow, as on a full disk; what is only to be started needs none
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            await node.tick()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert good.removesuffix(".service") in node.world.containers
+        await trio.sleep(400)
+        await node.settle()
+        assert bad.exists()
 
     run(work)
 
