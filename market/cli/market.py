@@ -128,14 +128,15 @@ def install(session: Session, app: str, yes: bool, allow: tuple[str, ...], offli
                 where=planned["app"],
                 remedy="`archy show` has the evidence",
             )
-        click.echo(_plan_text(planned), err=True)
+        click.echo(plan_text(planned), err=True)
         consent = consent_of(f"Install {safe(planned['title'])} {safe(planned['version'])}?", yes=False)
         release, app, offline = planned["release"], planned["app"], True
     result = session.call("install", app=app, consent=consent, release=release, allow=list(allow), offline=offline)
     session.show(result, installed_text)
 
 
-def _plan_text(plan: Mapping[str, Any]) -> str:
+def plan_text(plan: Mapping[str, Any]) -> str:
+    """What an operator is shown of a release before a yes."""
     return "\n".join(
         [
             f"{safe(plan['title'])} {safe(plan['version'])} by {safe(plan['publisher'])}",
@@ -144,6 +145,10 @@ def _plan_text(plan: Mapping[str, Any]) -> str:
             f"  permissions  {safe(', '.join(plan['permissions']) or 'none')}",
             *[f"  built here   {safe(name)}, without network" for name in plan["builds"]],
             *[f"  data         an uninstall asks whether {safe(name)} is to go" for name in plan["disposable"]],
+            *[
+                f"  here already {safe(name)}, left as it is; `archy adopt {safe(plan['id'])}` takes it over with data"
+                for name in plan["adoptable"]
+            ],
         ]
     )
 

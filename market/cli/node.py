@@ -51,8 +51,12 @@ def ps(context: click.Context) -> None:
 
 
 def _ps_text(result: Mapping[str, Any]) -> str:
-    rows = [(a["id"], a["version"], a["state"], _up(a["containers"]), _doors(a), a["detail"]) for a in result["apps"]]
+    rows = [(a["id"], a["version"], _state(a), _up(a["containers"]), _doors(a), a["detail"]) for a in result["apps"]]
     return table(("APP", "VERSION", "STATE", "UP", "OPEN", ""), rows) if rows else "Nothing is installed."
+
+
+def _state(app: Mapping[str, Any]) -> str:
+    return f"{app['state']} (adopted)" if app["adopted"] else str(app["state"])
 
 
 def _up(containers: Sequence[Mapping[str, Any]]) -> str:
@@ -114,7 +118,7 @@ def uninstall(session: Session, app: str, purge: str | None, keep_data: bool, ev
     drop = [] if keep_data or purge is not None else _given_up(session, app)
     session.show(
         session.call("uninstall", app=app, purge=purge, even_if_needed=even_if_needed, drop=drop),
-        lambda r: f"{safe(r['app'])} is removed; its data was {r['data']}{_without(r['dropped'])}.",
+        lambda r: f"{safe(r['app'])} is removed; its data was {r['data']}{_without(r['dropped'])}.{_stays(r['stays'])}",
     )
 
 
@@ -130,6 +134,11 @@ def _without(dropped: Sequence[str]) -> str:
     return f", without {safe(', '.join(dropped))}" if dropped else ""
 
 
+def _stays(places: Sequence[str]) -> str:
+    """What was there before the app is nobody's to remove but its owner's."""
+    return f" What it was adopted with stays: {safe(', '.join(places))}." if places else ""
+
+
 @click.command()
 @click.argument("app")
 @click.option("--lines", "-n", default=100, show_default=True, type=click.IntRange(1, 10_000))
@@ -143,7 +152,7 @@ def logs(session: Session, app: str, lines: int, follow: bool) -> None:
         return
     name = session.call("logs", app=app, lines=1)["app"]
     rows = [row for row in session.call("ps")["apps"] if f"{row['publisher']}/{row['id']}" == name]
-    containers = [unit.removesuffix(".service") for row in rows for unit in row["units"]]
+    containers = [container for row in rows for container in row["journal"]]
     if not containers:  # journalctl would follow everything
         said = next((row["detail"] for row in rows), "it was removed just now")
         raise NotRunning(f"its containers are not known: {said}", where=name, remedy="archy doctor")

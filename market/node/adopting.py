@@ -1,8 +1,8 @@
-"""Apps that go on running after this node's database was lost: which release each is, and taking them back (R-ST7).
+"""Apps that run here and are not known: this node's own after its database was lost, and what somebody else started.
 
-An app is only told by its mark, `<id>-<digest of its publisher>`, and by the digests of its images; whose it is and
-which release comes from the index. Guarantees: what the verdict refuses is not taken back either, and what runs is
-never touched by asking.
+The first are told by their mark, `<id>-<digest of its publisher>`, and by the digests of their images; whose each is
+and which release comes from the index (R-ST7). The second are what a release names and offers to take over (ADR 12).
+Guarantees: what the verdict refuses is taken neither back nor over, and what runs is never touched by asking.
 """
 
 from __future__ import annotations
@@ -20,19 +20,26 @@ from apps.manifest import parse_manifest_json
 from apps.names import AppName
 from market.errors import Problem, Refused, UsageProblem
 from market.model import Listing, Release
-from market.node.install import admit, fetch_bundle
+from market.node.browse import find_listing
+from market.node.install import admit, fetch_bundle, release_of, require_machine
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
-from market.node.verdicts import judged, release_permissions, remember_signer
+from market.node.verdicts import judged, manifest_of, release_permissions, remember_signer
 from orchestrator import Bundle, Orphan
 
 
 class Adopt(Request):
-    """One app, or every one; `check` only says what could be taken back."""
+    """One app, or every one of this node's own; `check` only says what could be taken back, or over.
+
+    `containers` and `release` are what an operator saw and agreed to, where containers of somebody else are taken over.
+    """
 
     app: str | None = Field(None, max_length=200)
     consent: Literal["yes", "person"] = "yes"
+    containers: tuple[str, ...] = Field((), max_length=256)
+    release: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    allow: tuple[str, ...] = Field((), max_length=64)
     check: bool = False
     offline: bool = False
 
@@ -61,7 +68,7 @@ class _Found:
 
 
 async def adopt(node: Node, request: Adopt, report: Report) -> Mapping[str, Any]:
-    """Take back what runs and is not known. Raises UsageProblem for an app that is not among it, Refused."""
+    """Take back, or over, what runs and is not known. Raises UsageProblem for an app that is not among it, Refused."""
     found = [_found(node, orphan) for orphan in await node.orchestrator.orphans()]
     if any(one.why_not for one in found) and not request.offline:
         report({"phase": "discover", "text": "asking for the releases that run"})
@@ -70,17 +77,50 @@ async def adopt(node: Node, request: Adopt, report: Report) -> Mapping[str, Any]
     if request.app is not None:
         found = [one for one in found if _is_named(one, request.app)]
         if not found:
-            raise UsageProblem(
-                f"{request.app!r} is not here without being known", remedy="archy adopt --check, archy ps"
-            )
+            return await _take_over(node, request, request.app, report)
     rows = [one.to_json() for one in found]
     if request.check:
-        return {"schema": "archy/adoptable/1", "apps": rows}
+        return {"schema": "archy/adoptable/1", "apps": rows, "offers": []}
     done, left = await _take_back_all(node, found, request.consent, report)
     if not done and left:
         raise left[0][1]
     told = [{"app": str(one.listing.app) if one.listing else one.orphan.slug, "why": str(why)} for one, why in left]
     return {"schema": "archy/adopted/1", "adopted": done, "left": told}
+
+
+async def _take_over(node: Node, request: Adopt, word: str, report: Report) -> Mapping[str, Any]:
+    """Containers that somebody else started, which the newest release of the app names."""
+    if not request.offline:
+        report({"phase": "discover", "text": f"looking for {word}"})
+        await node.refresh()
+    try:
+        listing = find_listing(node, word)
+        release = release_of(listing)
+        manifest = manifest_of(release)
+        names = manifest.adopt.container_names
+    except UsageProblem:
+        names = ()
+    if not names:
+        raise UsageProblem(f"{word!r} is not here without being known", remedy="archy adopt --check, archy ps")
+    if request.check:
+        offer = {**(await node.orchestrator.offer(listing.app, manifest)).to_json(), "release": release.digest.hex}
+        return {"schema": "archy/adoptable/1", "apps": [], "offers": [offer]}
+    if request.release not in (None, release.digest.hex):
+        raise Refused(
+            f"{listing.app.id} {release.version} is not the release that was agreed to",
+            remedy=f"look at it again with `archy adopt {word} --check`",
+        )
+    async with node.lock_of(listing.app):
+        admit(judged(node, listing, await node.circles.fresh(), agreed=request.allow), request.consent, listing)
+        await require_machine(node)
+        report({"phase": "adopt", "text": f"{listing.app.id} {release.version}"})
+        acquired = await fetch_bundle(node, release, report)
+        bundle = Bundle.load(acquired.root, listing.app, release.version, release.digest.hex)
+        status = await node.orchestrator.take_over(bundle, request.containers)
+        remember_signer(node, release)
+        node.look_at_shared()
+    row = {"app": str(listing.app), "status": status.to_json()}
+    return {"schema": "archy/adopted/1", "adopted": [row], "left": []}
 
 
 async def _take_back_all(

@@ -21,6 +21,7 @@ from market.node.requests import Request
 from market.node.running import Report
 from market.node.verdicts import (
     judged,
+    manifest_of,
     release_builds,
     release_disposable,
     release_permissions,
@@ -68,7 +69,7 @@ async def plan(node: Node, request: Plan, report: Report) -> Mapping[str, Any]:
     if not request.offline:
         await node.refresh()
     listing = find_listing(node, request.app)
-    release = _release_of(listing)
+    release = release_of(listing)
     return {
         "schema": "archy/plan/1",
         **listing_json(node, listing),
@@ -76,6 +77,7 @@ async def plan(node: Node, request: Plan, report: Report) -> Mapping[str, Any]:
         "permissions": list(release_permissions(release)),
         "disposable": list(release_disposable(release)),
         "builds": list(release_builds(release)),
+        "adoptable": list(await node.orchestrator.present(manifest_of(release))),
     }
 
 
@@ -85,7 +87,7 @@ async def install(node: Node, request: Install, report: Report) -> Mapping[str, 
         report({"phase": "discover", "text": f"looking for {request.app}"})
         await node.refresh()
     listing = find_listing(node, request.app)
-    release = _release_of(listing)
+    release = release_of(listing)
     if request.release is not None and request.release != release.digest.hex:
         raise Refused(
             f"{listing.app.id} {release.version} is not the release that was agreed to",
@@ -120,7 +122,7 @@ async def update(node: Node, request: Update, report: Report) -> Mapping[str, An
     done = []
     for name, _, listing in offers:
         async with node.lock_of(name):
-            release = _release_of(listing)
+            release = release_of(listing)
             done.append(await _make_it_run(node, listing, release, request.consent, request.allow, report))
     return {"schema": "archy/update/1", "offers": rows, "updated": done}
 
@@ -135,7 +137,7 @@ async def _make_it_run(
         report({"phase": "signer", "text": verdict.signer.text})
     report({"phase": "score", "text": f"{verdict.points} of 100: {verdict.band}"})
     admit(verdict, consent, listing)
-    await _require_machine(node)
+    await require_machine(node)
     started = node.now()
     bundle = await fetch_bundle(node, release, report)
     fetched = node.now()
@@ -166,7 +168,7 @@ def admit(verdict: Verdict, consent: str, listing: Listing) -> None:
         )
 
 
-async def _require_machine(node: Node) -> None:
+async def require_machine(node: Node) -> None:
     """Before anything is fetched. Raises EnvironmentLacks with the command that mends it."""
     for finding in await node.preflight():
         if finding.name in ESSENTIAL and not finding.ok:
@@ -202,7 +204,8 @@ async def _hand_over(node: Node, release: Release, acquired: AcquiredBundle, rep
     return await node.orchestrator.install(bundle, report=told)
 
 
-def _release_of(listing: Listing) -> Release:
+def release_of(listing: Listing) -> Release:
+    """What is on offer. Raises Refused when nothing is."""
     if listing.release is None:
         reasons = "; ".join(flag.text for flag in listing.flags) or "its publisher has no release on this channel"
         raise Refused(f"nothing to install: {reasons}", where=str(listing.app), remedy="ask its publisher to publish")

@@ -75,6 +75,7 @@ async def uninstall(node: Node, request: Uninstall, report: Report) -> Mapping[s
     if request.check:
         disposable = list(node.orchestrator.disposable(name))
         return {"schema": "archy/uninstall-check/1", "app": str(name), "disposable": disposable}
+    adopted = node.orchestrator.adopted_data(name)
     async with node.lock_of(name):
         await node.orchestrator.uninstall(
             name, purge=request.purge is not None, needed=request.even_if_needed, drop=request.drop
@@ -85,6 +86,7 @@ async def uninstall(node: Node, request: Uninstall, report: Report) -> Mapping[s
         "app": str(name),
         "data": "removed" if request.purge else "kept",
         "dropped": list(request.drop),
+        "stays": list(adopted),
     }
 
 

@@ -8,9 +8,10 @@ from typing import Protocol
 
 import trio
 
+from apps.manifest import Manifest
 from apps.names import AppName
 from market.node.home import Home
-from orchestrator import AppStatus, Bundle, Finding, Orphan, Progress, SettingStatus
+from orchestrator import AppStatus, Bundle, Finding, Offer, Orphan, Progress, SettingStatus
 
 
 class OrchestratorPort(Protocol):
@@ -51,6 +52,18 @@ class OrchestratorPort(Protocol):
 
     async def adopt(self, bundle: Bundle) -> AppStatus:
         """Know one of them again without touching it. Raises Refused when the bundle is of another release."""
+
+    async def offer(self, name: AppName, manifest: Manifest) -> Offer:
+        """What taking over the containers that a manifest names would mean. Raises NotAdoptable."""
+
+    async def present(self, manifest: Manifest) -> tuple[str, ...]:
+        """Containers that a manifest names and that are no app's."""
+
+    async def take_over(self, bundle: Bundle, agreed: Collection[str]) -> AppStatus:
+        """Let these containers, by id, be the app as they run. Raises Refused with nothing changed."""
+
+    def adopted_data(self, name: AppName) -> tuple[str, ...]:
+        """Folders and volumes with an app's data that are never removed, since they were there before it."""
 
     def disposable(self, name: AppName) -> tuple[str, ...]:
         """Volumes of an installed app that its publisher would have go with it."""

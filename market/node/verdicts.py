@@ -7,7 +7,7 @@ key history's word on it, before anything is fetched. The rules themselves are i
 from __future__ import annotations
 
 from apps.builds import built_containers
-from apps.manifest import parse_manifest_json
+from apps.manifest import Manifest, parse_manifest_json
 from apps.permissions import permissions_of
 from market.errors import Refused
 from market.model import AppName, Digest, Listing, Release, SignedBy
@@ -65,19 +65,24 @@ def remember_broken(node: Node, release: Release, found: Refused) -> None:
     node.memory.save(node.memory.load().with_broken(release.digest, text))
 
 
+def manifest_of(release: Release) -> Manifest:
+    """The signed manifest of a release."""
+    return parse_manifest_json(release.manifest, where=f"{release.app} {release.version}")
+
+
 def release_permissions(release: Release) -> tuple[str, ...]:
     """What the release may do on this machine, in stable words."""
-    return permissions_of(parse_manifest_json(release.manifest, where=f"{release.app} {release.version}"))
+    return permissions_of(manifest_of(release))
 
 
 def release_builds(release: Release) -> tuple[str, ...]:
     """Containers whose images this machine would build."""
-    return tuple(sorted(built_containers(parse_manifest_json(release.manifest, where=str(release.app)))))
+    return tuple(sorted(built_containers(manifest_of(release))))
 
 
 def release_disposable(release: Release) -> tuple[str, ...]:
     """Volumes that the release's publisher would have go with the app; the operator is asked then (R-ST10)."""
-    volumes = parse_manifest_json(release.manifest, where=f"{release.app} {release.version}").volumes
+    volumes = manifest_of(release).volumes
     return tuple(sorted(label for label, volume in volumes.items() if volume.on_uninstall == "remove"))
 
 
