@@ -15,6 +15,7 @@ from tests.system.lab import Base, Node
 NOTES = next(app for app in APPS if app.id == "notes")
 FAILING = GateApp("failing", 18095, ("server", "ui"), (0.0, 60.0), built=("ui",))
 BASED = GateApp("based", 18097, ("server", "ui"), (0.0, 60.0), built=("ui",))
+POISONED = GateApp("poisoned", 18098, ("server", "ui"), (0.0, 60.0), built=("ui",))
 SLOW = GateApp("slow", 18096, ("server", "ui"), (0.0, 60.0), built=("ui",))
 
 
@@ -162,6 +163,60 @@ def test_the_node_killed_in_the_middle_of_a_build_leaves_nothing_and_builds_when
     assert stand.answers(SLOW)
     stand.archy("uninstall", "slow")
     assert left_of(stand, SLOW) == ""
+
+
+@pytest.mark.timeout(300)
+def test_a_step_that_somebody_else_left_in_the_store_is_not_taken_for_one_of_the_build(stand: Stand) -> None:
+    says = "/bin/busybox sleep 4; if [ -e /evil/x ]; then echo poisoned; else echo clean; fi > /bin/mark"
+    other(stand, POISONED, f'"sh", "-c", "{says}"')  # R-MF12: an attack on the layers of a build
+    command = stand.node.popen(["archy", "--home", f"{WORK}/op", "install", "poisoned", "--yes"], cwd=WORK)
+    building = "systemctl --user is-active '*-poisoned-*-build.service'"
+    stand.wait(lambda: "activating" in stand.shell(building), "nothing is built")
+    copied = (
+        f"cp -a {WORK}/op/apps/builds/poisoned-*/ui {WORK}/copy && sed -n 's/^FROM \\([^ ]*\\).*/\\1/p' {WORK}/copy/C*"
+    )
+    base = stand.shell(copied).split()[0]
+    command.wait_output("is running", 90)
+    mark = "podman exec $(podman ps --format '{{.Names}}' | grep poisoned.*ui) /bin/busybox cat /bin/mark"
+    stand.wait(lambda: stand.shell(mark) == "clean\n", "the build did not write what it says")
+    stand.archy("uninstall", "poisoned", "--purge", "poisoned")
+    assert left_of(stand, POISONED) == ""
+
+    # The same steps on the same base with another outcome, as whoever writes an image's history can have them
+    build = "podman build --layers --timestamp=0 --identity-label=false --network=none --pull=never --file copy/C*"
+    evil = f"podman pull -q oci:copy/scratch:{base} && mkdir evil && touch evil/x"
+    said = stand.shell(f"cd {WORK} && {evil} && {build} --volume $PWD/evil:/evil --tag localhost/evil copy/context")
+    assert "COMMIT localhost/evil" in said, said
+    said = stand.shell(f"cd {WORK} && {build} --tag localhost/victim copy/context")
+    inside = 'podman run --rm --network=none --entrypoint=\'["/bin/busybox", "cat", "/bin/mark"]\' localhost/victim'
+    assert stand.shell(inside) == "poisoned\n", (
+        f"this Podman takes nothing from the store, and the attack is none: {said}"
+    )
+
+    stand.archy("install", "poisoned", "--yes", "--offline")
+    assert stand.shell(mark) == "clean\n"
+    stand.archy("uninstall", "poisoned", "--purge", "poisoned")
+    stand.shell("podman rmi -f localhost/evil localhost/victim; podman image prune -f")
+    assert left_of(stand, POISONED) == ""
+
+
+def test_a_file_that_changed_after_it_was_fetched_goes_into_no_build(stand: Stand) -> None:  # R-MF12
+    before = image_of(stand, NOTES).split()[0]
+    page = stand.shell(f"ls {WORK}/op/bundles/*/files/context/ui/www/index.html").split()
+    kept = [stand.shell(f"cat {path}") for path in page]
+    stand.archy("stop", "notes")
+    try:
+        for path in page:
+            stand.shell(f"rm {path}; echo 'not what was signed' > {path}")
+        stand.shell("podman rmi -f $(podman images -q --filter 'reference=*/notes-*/ui')")
+        with pytest.raises(GateFailure, match=r"other bytes than were signed"):
+            stand.archy("start", "notes")
+        assert image_of(stand, NOTES) == ""
+    finally:
+        for path, text in zip(page, kept, strict=True):
+            stand.node.write(path, text.encode())
+    stand.archy("start", "notes")
+    assert before in image_of(stand, NOTES)
 
 
 def test_uninstalled_it_leaves_no_unit_no_image_and_nothing_of_its_builds(stand: Stand) -> None:  # R-ST10
