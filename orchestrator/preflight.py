@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import getpass
 import os
+import re
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +18,21 @@ from orchestrator.process import run
 from orchestrator.status import Finding
 from orchestrator.systemd import generator_path
 
-LIBEXEC: Final = ("/usr/lib/podman", "/usr/libexec/podman", "/usr/local/lib/podman", "/usr/local/libexec/podman")
-"""Where Podman looks for its network programs (containers.conf(5), helper_binaries_dir)."""
+PROGRAMS: Final = {
+    "newuidmap": "uidmap",
+    "pasta": "passt",
+    "netavark": "netavark",
+    "aardvark-dns": "aardvark-dns",
+    "nft": "nftables",
+}
+"""What Podman's networks take, and the Debian packages. Netavark's only recommends nftables, and fails without it."""
+PLACES: Final = (
+    *("/usr/lib/podman", "/usr/libexec/podman", "/usr/local/lib/podman", "/usr/local/libexec/podman"),
+    *("/usr/sbin", "/sbin", "/usr/local/sbin"),
+)
+"""Where Podman looks for its network programs (containers.conf(5), helper_binaries_dir), and where users do not."""
+
+_COUNT: Final = re.compile(r"[0-9]{1,10}")
 
 MIN_FREE: Final = 2 * 1024**3
 """Bytes: an image and its import, twice over, for an app of ordinary size."""
@@ -101,22 +115,25 @@ def _subids() -> list[Finding]:
     found = []
     for path in ("/etc/subuid", "/etc/subgid"):
         try:
-            lines = Path(path).read_text().splitlines()
+            text = Path(path).read_text(errors="replace")
         except OSError:
-            lines = []
-        total = sum(
-            int(p[2]) for line in lines if (p := line.split(":"))[0] in (_user(), str(os.getuid())) and len(p) == 3
-        )
+            text = ""
+        total = subordinate_ids(text, (_user(), str(os.getuid())))
         remedy = f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {_user()}"
         found.append(Finding(path, total >= 65536, f"{total} ids for {_user()}", "" if total >= 65536 else remedy))
     return found
 
 
+def subordinate_ids(text: str, names: Collection[str]) -> int:
+    """How many ids a file like /etc/subuid gives to these names; a line that is none counts nothing. Pure."""
+    rows = [line.split(":") for line in text.splitlines()]
+    return sum(int(row[2]) for row in rows if len(row) == 3 and row[0] in names and _COUNT.fullmatch(row[2]))
+
+
 def _programs() -> list[Finding]:
-    wanted = {"newuidmap": "uidmap", "pasta": "passt", "netavark": "netavark", "aardvark-dns": "aardvark-dns"}
     found = []
-    for program, package in wanted.items():
-        path = shutil.which(program) or next((f"{d}/{program}" for d in LIBEXEC if Path(d, program).exists()), "")
+    for program, package in PROGRAMS.items():
+        path = shutil.which(program) or next((f"{d}/{program}" for d in PLACES if Path(d, program).exists()), "")
         found.append(
             Finding(program, bool(path), path or "not installed", "" if path else f"apt-get install {package}")
         )

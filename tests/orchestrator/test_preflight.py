@@ -1,0 +1,31 @@
+"""What a machine lacks is told whatever its files look like."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from orchestrator import preflight
+from orchestrator.preflight import PROGRAMS, subordinate_ids
+
+
+def test_ids_are_those_of_the_user_by_name_or_number() -> None:
+    text = "root:1:65536\nop:100000:65536\n1000:200000:10\noperator:300000:65536\n"
+    assert subordinate_ids(text, ("op", "1000")) == 65546
+
+
+@pytest.mark.parametrize(
+    "line", ["op:many:more", "op:1:", "op", "", "op:1:-5", "op:1:2:3", "op:1:\u0662", "op:1:" + "9" * 99]
+)
+def test_a_line_that_is_none_counts_nothing(line: str) -> None:
+    assert subordinate_ids(f"{line}\nop:100000:65536\n", ("op",)) == 65536
+
+
+def test_every_program_that_networks_take_is_looked_for_and_has_its_package_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = {finding.name: finding for finding in trio.run(preflight)}
+    for program, package in PROGRAMS.items():
+        assert found[program].ok or found[program].remedy == f"apt-get install {package}"
+    assert not found["podman"].ok
