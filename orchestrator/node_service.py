@@ -129,7 +129,9 @@ def default_service_dir() -> Path:
 
 def unit_text(prefix: str, argv: Sequence[str], environment: Mapping[str, str]) -> str:
     """The unit. Raises Problem for a word that does not fit on a line. Pure."""
-    settings = "".join(f"Environment={_quoted(f'{key}={value}')}\n" for key, value in sorted(environment.items()))
+    # systemd.exec(5): specifiers are expanded in Environment=, variables are not
+    pairs = [_quoted(f"{key}={value}", variables=False) for key, value in sorted(environment.items())]
+    settings = "".join(f"Environment={pair}\n" for pair in pairs)
     return f"""{HEADER}
 [Unit]
 Description=Archipelago Market node
@@ -157,11 +159,12 @@ WantedBy=default.target
 """
 
 
-def _quoted(value: str) -> str:
+def _quoted(value: str, *, variables: bool = True) -> str:
+    """One word; `variables`: the key expands `$` too, as ExecStart= does."""
     if any(ord(c) < 32 or ord(c) == 127 for c in value):
         raise Problem(f"not a word for a unit file: {value[:80]!a}")
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{literal(escaped)}"'
+    return f'"{literal(escaped) if variables else escaped.replace("%", "%%")}"'
 
 
 def linger(user: str, folder: Path = Path("/var/lib/systemd/linger")) -> Finding:

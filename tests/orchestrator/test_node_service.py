@@ -25,9 +25,9 @@ def test_the_unit_keeps_the_node_apart_from_its_apps_and_watches_it() -> None:  
 
 
 def test_words_with_blanks_quotes_and_specifiers_stay_words() -> None:
-    text = unit_text("archy", ("/opt/my app/python", '--home=%h "$HOME"'), {"PYTHONPATH": "/a b"})
+    text = unit_text("archy", ("/opt/my app/python", '--home=%h "$HOME"'), {"PYTHONPATH": "/a b/%h/$$1"})
     assert 'ExecStart="/opt/my app/python" "--home=%%h \\"$$HOME\\""' in text
-    assert 'Environment="PYTHONPATH=/a b"' in text
+    assert 'Environment="PYTHONPATH=/a b/%%h/$$1"' in text
 
 
 def test_a_word_that_would_start_a_line_of_its_own_is_refused() -> None:
