@@ -142,7 +142,8 @@ class Rounds:
     async def _loaded(self, records: Sequence[AppRecord], nursery: trio.Nursery) -> list[tuple[AppRecord, Loaded]]:
         """Those that this node can render; the others are mended, where what is wrong is told and counted (R-ST4)."""
         found = []
-        await self._generations.podman()  # without it there is nothing to render for, whatever the app
+        if records:
+            await self._generations.podman()  # without it there is nothing to render for, whatever the app
         for record in records:
             try:
                 found.append((record, await self._generations.load(record)))
