@@ -50,20 +50,27 @@ class Standing:
     async def _look_at(self, records: Sequence[AppRecord]) -> tuple[AppStatus, ...]:
         if not records:
             return ()
+        loaded: dict[AppName, Loaded] = {}
+        found: dict[AppName, AppStatus] = {}
+        for record in records:
+            try:
+                loaded[record.name] = await self._generations.load(record)
+            except Problem as problem:  # of this app alone
+                found[record.name] = self._stale(record, str(problem))
+        services = [service for item in loaded.values() for service in item.app.services]
         try:
-            loaded = {record.name: await self._generations.load(record) for record in records}
-            services = [service for item in loaded.values() for service in item.app.services]
             seen = await self._machine.look(services, whole=False, strict=True)
             kept = await look_at(self._machine, [box for item in loaded.values() for box in item.kept])
         except Problem as problem:
             return tuple(self._stale(record, str(problem)) for record in records)
         asked = [check for item in loaded.values() for check in _checks(item, kept)]
         answers = await self._machine.prober.ask(asked)
-        for record in records:
-            item = loaded[record.name]
-            found = kept_statuses(item, kept, answers) if item.kept else statuses(item, seen, answers)
-            self._keep(record, item, found)
-        return tuple(self._last[record.name.slug] for record in records)
+        there = [record for record in records if self._state.app(record.name) is not None]  # not removed meanwhile
+        for record in there:
+            if (known := loaded.get(record.name)) is not None:
+                boxes = kept_statuses(known, kept, answers) if known.kept else statuses(known, seen, answers)
+                found[record.name] = self._keep(record, known, boxes)
+        return tuple(found[record.name] for record in there)
 
     def forget(self, name: AppName) -> None:
         """The app is gone."""
@@ -96,5 +103,8 @@ class Standing:
     def _release(self, record: AppRecord) -> tuple[str, str]:
         if record.generation is None:
             return "", ""
-        generation = self._state.generation(record.name, record.generation)
+        try:
+            generation = self._state.generation(record.name, record.generation)
+        except Problem:  # damaged, or removed meanwhile
+            return "", ""
         return generation.version, generation.digest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sqlite3
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import trio
 
 from apps.problems import EnvironmentLacks, NotRunning, Problem, Refused, RolledBack
 from orchestrator.faults import Busy, PortTaken, StateProblem, Unhealthy, UnitRefused
+from orchestrator.health import Check
 from orchestrator.quadlet.keys import SINCE
 from orchestrator.status import Progress
 from tests.orchestrator.bundles import app_name, container, make_bundle, write_layout
@@ -464,6 +466,27 @@ def test_an_app_whose_record_is_damaged_delays_no_other(node: Node, tmp_path: Pa
         node.world.stop(good)
         await node.tick()
         assert good.removesuffix(".service") in node.world.containers
+        states = {status.name: status for status in await node.orchestrator.status()}
+        assert (states[other].state, states[other].detail) == ("running", "")
+        assert states[HELLO].detail.startswith("stale:")
+
+    run(work)
+
+
+def test_an_app_that_is_removed_while_all_are_looked_at_is_no_fault(node: Node, tmp_path: Path) -> None:
+    other = app_name("world")
+
+    async def work() -> None:
+        await node.orchestrator.install(make_bundle(tmp_path))
+        await node.orchestrator.install(make_bundle(tmp_path, name=other, containers={"web": container(18081)}))
+        ask = node.machine.prober.ask
+
+        async def slow(checks: Sequence[Check]) -> Mapping[str, str]:
+            await node.orchestrator.uninstall(HELLO, purge=True)
+            return await ask(checks)
+
+        node.machine.prober.ask = slow  # type: ignore[method-assign]
+        assert [status.name for status in await node.orchestrator.status()] == [other]
 
     run(work)
 
