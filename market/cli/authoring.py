@@ -9,18 +9,22 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
+import msgspec
 
 from apps.images import image_containers
 from apps.manifest import Manifest, parse_manifest_yaml
-from market.cli.options import json_option
-from market.cli.publishing import own_index, publish_documents, publishing_options
+from market.cli.options import Group, json_option
+from market.cli.publishing import chosen_relays, own_index, publish_documents, publishing_options
 from market.cli.session import Session
 from market.cli.text import safe, size_text
 from market.errors import EnvironmentLacks, Problem, UsageProblem
 from market.node.config import split_address
+
+MAX_JSON_BYTES: Final = 4 * 1024 * 1024
+"""Of what packing and signing write: a history of a hundred entries and three documents of 24 KiB, written loosely."""
 
 MAX_MANIFEST_BYTES: Final = 256 * 1024
 """A manifest for people may carry comments; what is signed is bounded far lower."""
@@ -32,7 +36,7 @@ def register(root: click.Group) -> None:
         root.add_command(command)
 
 
-@click.group()
+@click.group(cls=Group)
 def relay() -> None:
     """A Nostr relay of your own."""
 
@@ -54,7 +58,7 @@ def relay_run(session: Session, listen: str, data: Path | None) -> None:
     os.execv(argv[0], argv)
 
 
-@click.group()
+@click.group(cls=Group)
 def app() -> None:
     """An app's way to the market: validate, render, pack, sign, publish."""
 
@@ -114,10 +118,13 @@ def app_render(session: Session, folder: Path, publisher: str | None, podman: st
     """Print the Quadlet units that an install would write. Before packing, image digests show as zeros."""
     from apps.machines import local_arch
     from apps.names import AppName
+    from market.identity import is_did
     from market.packing import with_contexts
     from orchestrator import render_units
     from orchestrator.quadlet.explain import explain, lines
 
+    if publisher is not None and not is_did(publisher):
+        raise UsageProblem("not a publisher", where=f"--publisher {publisher[:80]}", remedy="did:key:z6Mk...")
     manifest = with_contexts(folder if folder.is_dir() else folder.parent, _read_manifest(folder))
     name = AppName(publisher or _own_did(session), manifest.id)
     try:
@@ -197,6 +204,26 @@ def _saved_image(ref: str, out: Path) -> Path:
     return out
 
 
+J = TypeVar("J")
+
+
+def _read_json(path: Path, form: type[J], writer: str) -> J:
+    """What another command of this program wrote. Raises UsageProblem for anything else."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_JSON_BYTES + 1)
+    except FileNotFoundError as error:
+        raise UsageProblem("there is no such file", where=str(path), remedy=f"run `{writer}` first") from error
+    except OSError as error:
+        raise UsageProblem(f"can not be read: {error.strerror}", where=str(path)) from error
+    if len(raw) > MAX_JSON_BYTES:
+        raise UsageProblem(f"larger than {MAX_JSON_BYTES} bytes", where=str(path), remedy=f"run `{writer}` again")
+    try:
+        return msgspec.json.decode(raw, type=form)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageProblem(f"not what `{writer}` writes", where=str(path), remedy="run it again") from error
+
+
 @app.command("sign", epilog="Example: archy app sign dist --origin https://apps.example")
 @click.argument("packed", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--origin", "origins", multiple=True, required=True, metavar="URL", help="Where the blobs will be.")
@@ -212,10 +239,15 @@ def app_sign(session: Session, packed: Path, origins: tuple[str, ...], source: s
     keyring = Keyring.load(session.home.identity)
     with own_index(session.home) as index:
         never_behind(keyring, index)
-    manifest = json.loads((packed / "manifest.json").read_bytes())
+    manifest = _read_json(packed / "manifest.json", dict, "archy app pack")
     signed = sign_release(keyring, manifest, origins=origins, source=source, channel=channel, now=int(time.time()))
     target = packed / "signed.json"
-    target.write_text(json.dumps(signed.documents, indent=1, sort_keys=True))
+    try:
+        target.write_text(json.dumps(signed.documents, indent=1, sort_keys=True))
+    except OSError as error:
+        raise EnvironmentLacks(
+            f"can not be written: {error.strerror}", where=str(target), remedy="make room, then sign again"
+        ) from error
     session.show(
         {
             "schema": "archy/signed/1",
@@ -240,13 +272,12 @@ def app_publish(context: click.Context, /, packed: Path, **options: Any) -> None
 
     session: Session = context.obj
     keyring = Keyring.load(session.home.identity)
-    try:
-        documents = json.loads((packed / "signed.json").read_bytes())
-    except FileNotFoundError as error:
-        raise UsageProblem("nothing signed here", where=str(packed), remedy="run `archy app sign` first") from error
-    except ValueError as error:
-        raise UsageProblem(f"not what `archy app sign` writes: {error}", where=str(packed / "signed.json")) from error
-    publish_documents(context, keyring, documents, **options)
+    documents = _read_json(packed / "signed.json", list[dict[str, Any]], "archy app sign")
+    if not documents:
+        raise UsageProblem("nothing is signed in it", where=str(packed / "signed.json"), remedy="archy app sign")
+    urls = chosen_relays(session, keyring, relays=options.pop("relays"), **options)
+    again = "run it again; publishing twice is harmless"
+    publish_documents(context, keyring, documents, urls, again=again, **options)
 
 
 @app.command("refresh", epilog="Example, for a timer: archy app refresh --relay wss://relay.example")
@@ -262,8 +293,9 @@ def app_refresh(context: click.Context, /, apps: tuple[str, ...], days: int | No
 
     session: Session = context.obj
     keyring = Keyring.load(session.home.identity)
+    urls = chosen_relays(session, keyring, relays=options.pop("relays"), **options)
     now = time.time()
     with own_index(session.home) as index:
         chosen = apps or due_heads(keyring, index, now=now, within=None if days is None else days * 86_400)
         documents = refreshed_heads(keyring, index, chosen, now=now)
-    publish_documents(context, keyring, documents, **options)
+    publish_documents(context, keyring, documents, urls, again="run it again; saying it twice is harmless", **options)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from market.cli.options import json_option
+from market.cli.options import Group, json_option
 from market.cli.session import Session
 from market.cli.text import safe, size_text, table
 from market.errors import Problem, UsageProblem
@@ -19,7 +20,7 @@ def register(root: click.Group) -> None:
     root.add_command(blob)
 
 
-@click.group()
+@click.group(cls=Group)
 def blob() -> None:
     """The blobs this node keeps and serves."""
 
@@ -183,8 +184,7 @@ _UNITS = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 102
 
 
 def _bytes(text: str) -> int:
-    digits = text.rstrip("BKMGTi ")
-    unit = text[len(digits) :].strip()
-    if not digits.isdigit() or unit not in _UNITS:
-        raise UsageProblem(f"{text!r} is no size", remedy="for example 500MiB or 20GiB")
-    return int(digits) * _UNITS[unit]
+    found = re.fullmatch(r"([0-9]{1,15}) *([A-Za-z]*)", text.strip())
+    if found is None or found[2] not in _UNITS:
+        raise UsageProblem(f"{text[:40]!r} is no size", remedy="for example 500MiB or 20GiB")
+    return int(found[1]) * _UNITS[found[2]]

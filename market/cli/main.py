@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn, TextIO
 
 import click
 
 from market.cli.defects import recorded
-from market.cli.session import Session, fail
-from market.errors import Problem
+from market.cli.options import Group
+from market.cli.session import AnswerLost, Session, fail
+from market.errors import Problem, UsageProblem
 from market.node.home import Home
 
 EPILOG = """\b
@@ -25,7 +28,9 @@ Examples:
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG)
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG
+)
 @click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="The node's home folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
 @click.option(
@@ -44,31 +49,63 @@ def archy(context: click.Context, home: Path | None, as_json: bool, progress: st
 
 def main() -> int:
     """Run the command line. Returns the exit code."""
+    as_json = "--json" in sys.argv
+    try:
+        code = _run()
+        _flush()
+    except click.ClickException as error:
+        return _misused(error, as_json)
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        _let_go_of_stdout()
+        return 1
+    except AnswerLost as problem:
+        _let_go_of_stdout()
+        _leave(problem, False)
+    except Problem as problem:
+        _leave(problem, as_json)
+    except BaseExceptionGroup as group:
+        _fail_group(group, as_json)
+    except Exception as fault:  # noqa: BLE001  # the last border: whatever comes here is a defect, and is told as one
+        _leave(recorded(fault), as_json)
+    return code if isinstance(code, int) else 0
+
+
+def _flush() -> None:
+    """Before the interpreter does so, whose complaints about a full disk or a reader that went away are tracebacks."""
+    stdout: TextIO | None = sys.stdout
+    if stdout is not None:  # it is None when who started this program had closed it
+        stdout.flush()
+
+
+def _leave(problem: Problem, as_json: bool) -> NoReturn:
+    try:
+        fail(problem, as_json=as_json)
+    except OSError:  # told nobody, for nobody can be told
+        _let_go_of_stdout()
+        sys.exit(problem.exit_code)
+
+
+def _let_go_of_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run() -> object:
     from market.cli import adopting, authoring, blob, identity, market, node, publishers, trust
 
     for module in (market, trust, node, adopting, authoring, identity, publishers, blob):
         module.register(archy)
-    as_json = "--json" in sys.argv
-    try:
-        code = archy.main(prog_name="archy", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except click.Abort:
-        return 130
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        return 1
-    except Problem as problem:
-        fail(problem, as_json=as_json)
-    except BaseExceptionGroup as group:
-        _fail_group(group, as_json)
-    except Exception as fault:  # noqa: BLE001  # the last border: whatever comes here is a defect, and is told as one
-        fail(recorded(fault), as_json=as_json)
-    else:
-        return code if isinstance(code, int) else 0
-    return 1
+    return archy.main(prog_name="archy", standalone_mode=False)
+
+
+def _misused(error: click.ClickException, as_json: bool) -> int:
+    """A wrong flag or argument, told as click tells it, or as every problem is told to programs."""
+    if as_json and not isinstance(error, click.exceptions.NoArgsIsHelpError):
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "archy"
+        _leave(UsageProblem(error.format_message(), where=command, remedy=f"{command} --help"), True)
+    error.show()
+    return UsageProblem.exit_code
 
 
 def _fail_group(group: BaseExceptionGroup[BaseException], as_json: bool) -> None:
@@ -78,9 +115,9 @@ def _fail_group(group: BaseExceptionGroup[BaseException], as_json: bool) -> None
     if interrupts is not None:
         sys.exit(130)
     if problems is None or rest is not None:
-        fail(recorded(group), as_json=as_json)
+        _leave(recorded(group), as_json)
     first: BaseException = problems
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
     assert isinstance(first, Problem)
-    fail(first, as_json=as_json)
+    _leave(first, as_json)

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from market.cli.options import consent_of, json_option
+from market.cli.options import Group, consent_of, json_option
 from market.cli.session import Session
 from market.cli.text import safe, size_text, table
+from market.cli.trust import show_why
 from market.errors import Refused
 
 
@@ -68,11 +69,16 @@ def _score_text(verdict: Mapping[str, Any]) -> str:
 @click.command(epilog="Example: archy show hello")
 @click.argument("app")
 @click.option("--offline", is_flag=True, help="Show what is known; ask no relay.")
+@click.option("--why", is_flag=True, help="Only why it has its score: the same as `archy trust explain`.")
 @json_option
 @click.pass_obj
-def show(session: Session, app: str, offline: bool) -> None:
+def show(session: Session, app: str, offline: bool, why: bool) -> None:
     """One app: what it is, this node's verdict and why, its permissions and versions."""
-    session.show(session.call("show", app=app, offline=offline), _show_text)
+    found = session.call("show", app=app, offline=offline)
+    if why:
+        show_why(session, found)
+    else:
+        session.show(found, _show_text)
 
 
 def _show_text(app: Mapping[str, Any]) -> str:
@@ -213,7 +219,7 @@ def _signer_lines(signer: Mapping[str, Any]) -> list[str]:
     return [f"{shout}{safe(signer['text'])}"]
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @json_option
 @click.pass_context
 def relays(context: click.Context) -> None:
@@ -231,22 +237,41 @@ def _relays_text(result: Mapping[str, Any]) -> str:
         (
             r["url"],
             r["state"],
-            f"{r['latency_ms']} ms" if r.get("latency_ms") is not None else "",
-            r.get("accepted", ""),
-            _refusals(r),
-            r.get("lag", ""),
-            r.get("score", ""),
-            r.get("text", ""),
+            f"{r['latency_ms']} ms" if r["latency_ms"] is not None else "",
+            r["accepted"],
+            sum(r["refused"].values()),
+            r["lag"],
+            r["score"],
+            _said(r),
         )
         for r in result["relays"]
     ]
     if not rows:
         return "No relays. `archy relays add wss://RELAY` adds one; `archy relay run` starts your own."
-    return table(("RELAY", "STATE", "LATENCY", "ACCEPTED", "REFUSED", "LAG", "SCORE", ""), rows)
+    lines = [table(("RELAY", "STATE", "LATENCY", "ACCEPTED", "REFUSED", "LAG", "SCORE", ""), rows)]
+    for r in result["relays"]:
+        lines += [f"{safe(r['url'])} refused: {_refusals(r)}"] if r["refused"] else []
+        lines += [f"{safe(r['url'])} shows an older state of: {_lagging(r)}"] if r["lag"] else []
+    if all(r["state"] == "stopped" for r in result["relays"]):
+        lines.append("No node is running, so that nothing is read; `archy up` runs one.")
+    return "\n".join(lines)
+
+
+def _said(relay: Mapping[str, Any]) -> str:
+    """What went wrong last, when it is tried again, and whose relay it is."""
+    words = [relay["text"]] if relay["text"] else []
+    words += [f"next try in {relay['retry_in']:.0f} s"] if relay["retry_in"] else []
+    words += ["named by a publisher"] if relay["named_by_author"] else []
+    return "; ".join(words)
 
 
 def _refusals(relay: Mapping[str, Any]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in sorted(relay.get("refused", {}).items()))
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(relay["refused"].items()))
+
+
+def _lagging(relay: Mapping[str, Any]) -> str:
+    more = relay["lag"] - len(relay["lagging"])
+    return safe(", ".join(relay["lagging"])) + (f" and {more} more" if more > 0 else "")
 
 
 @relays.command("list")

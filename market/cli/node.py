@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 from market.api.client import ControlClient
-from market.cli.options import consent_of, json_option
+from market.cli.options import Group, consent_of, json_option
 from market.cli.progress import ProgressPrinter
 from market.cli.service import service
 from market.cli.session import Session
@@ -221,7 +221,7 @@ def _app_settings_text(result: Mapping[str, Any]) -> str:
     return table(("SETTING", "TYPE", "", ""), rows) if rows else f"{safe(result['id'])} has no settings."
 
 
-@click.group()
+@click.group(cls=Group)
 def secrets() -> None:
     """The secrets that this node made for its apps."""
 
@@ -287,7 +287,7 @@ def _doctor_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@click.group()
+@click.group(cls=Group)
 def op() -> None:
     """Operations of a running node: list, follow, cancel."""
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from market.cli.session import Session
-from market.errors import UsageProblem
+from market.errors import Problem, UsageProblem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,11 +30,28 @@ def json_option(command: F) -> F:
 def consent_of(question: str, *, yes: bool) -> str:
     """`yes` for the flag, `person` for an answer at the terminal. Raises UsageProblem where nobody can answer.
 
-    A declined question ends the program with exit code 1, changing nothing.
+    Raises Declined after a no, which ends the program with exit code 1, changing nothing.
     """
     if yes:
         return "yes"
     if not sys.stdin.isatty():
         raise UsageProblem("this needs a yes and there is no terminal to ask at", remedy="add --yes")
-    click.confirm(question, abort=True, err=True)
+    if not click.confirm(question, err=True):
+        raise Declined("nothing was changed, for you said no")
     return "person"
+
+
+class Declined(Problem):
+    """The answer to a question was no."""
+
+    kind = "declined"
+
+
+class Group(click.Group):
+    """Commands with a first sentence each, whole: wrapped where click would cut it off."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [(name, one.get_short_help_str(limit=200)) for name, one in commands if one is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)

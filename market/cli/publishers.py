@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from market.cli.options import json_option
+from market.cli.options import Group, json_option
 from market.cli.session import Session
 from market.cli.text import safe
 
@@ -17,7 +17,7 @@ def register(root: click.Group) -> None:
     root.add_command(publisher)
 
 
-@click.group()
+@click.group(cls=Group)
 def publisher() -> None:
     """Publishers: their key history, and contradictions that they signed."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import trio
 
-from market.cli.options import json_option
+from market.cli.options import Group, json_option
 from market.cli.session import Session
 from market.cli.text import safe
 from market.errors import NotRunning
@@ -19,7 +19,7 @@ from market.node.config import load_config
 from orchestrator import NodeService, default_service_dir, linger
 
 
-@click.group()
+@click.group(cls=Group)
 def service() -> None:
     """The node as a service that starts at boot and is watched over."""
 

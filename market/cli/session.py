@@ -21,6 +21,12 @@ from market.errors import Problem
 from market.node.home import Home
 
 
+class AnswerLost(Problem):
+    """Standard output took no more: a full disk."""
+
+    kind = "answer-lost"
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """What every command needs: the home, and how to print."""
@@ -44,7 +50,15 @@ class Session:
 
     def show(self, result: Mapping[str, Any], text: Callable[[Mapping[str, Any]], str]) -> None:
         """Print one JSON document, or what `text` makes of it."""
-        click.echo(json.dumps(result) if self.as_json else text(result))
+        answer = json.dumps(result) if self.as_json else text(result)
+        try:
+            click.echo(answer)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise AnswerLost(
+                f"the answer could not be written: {error.strerror}", remedy="make room; what was asked for is done"
+            ) from error
 
     def _remote(
         self, client: ControlClient, name: str, params: dict[str, Any], on_event: Callable[[Mapping[str, Any]], None]

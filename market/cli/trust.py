@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from market.cli.options import json_option
+from market.cli.options import Group, json_option
 from market.cli.session import Session
 from market.cli.text import safe, table
 
@@ -19,12 +19,12 @@ def register(root: click.Group) -> None:
         root.add_command(command)
 
 
-@click.group()
+@click.group(cls=Group)
 def trust() -> None:
     """Who you trust: your anchors, whom you distrust, and why an app has the score it has."""
 
 
-@trust.group()
+@trust.group(cls=Group)
 def anchor() -> None:
     """The people and publishers your trust starts at: add, remove, list."""
 
@@ -133,7 +133,11 @@ def trust_unpin(session: Session, app: str) -> None:
 @click.pass_obj
 def trust_explain(session: Session, app: str, offline: bool) -> None:
     """Why an app has its score: checks, points, who vouches and how you know them, and what would change it."""
-    result = session.call("show", app=app, offline=offline)
+    show_why(session, session.call("show", app=app, offline=offline))
+
+
+def show_why(session: Session, result: Mapping[str, Any]) -> None:
+    """Print the verdict of what the operation `show` answered, explained."""
     session.show(
         {"schema": "archy/verdict/1", "app": result["app"], "version": result["version"], "verdict": result["verdict"]},
         lambda r: "\n".join(explanation(r["app"], r["version"], r["verdict"])),

@@ -55,6 +55,18 @@ class Archy:
         )
         return Answer(done.returncode, done.stdout, done.stderr)
 
+    def at_a_terminal(self, *words: str, types: str) -> tuple[int, str]:
+        """Exit code and all that the terminal showed, where a person types that."""
+        ours, theirs = os.openpty()
+        with subprocess.Popen(
+            self.argv(*words), stdin=theirs, stdout=theirs, stderr=theirs, env=self.environment, start_new_session=True
+        ) as process:
+            os.close(theirs)
+            os.write(ours, types.encode())
+            shown = b"".join(iter(lambda: _read(ours), b""))
+            os.close(ours)
+            return process.wait(SECONDS), shown.decode()
+
     @contextmanager
     def up(self) -> Iterator[subprocess.Popen[str]]:
         """A running node; it is ended at the end of the block."""
@@ -72,3 +84,10 @@ class Archy:
             finally:
                 node.kill()
                 node.communicate()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux: EIO, once nobody has its other end open
+        return b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import stat
+import subprocess
 import threading
 from pathlib import Path
 
@@ -86,6 +87,8 @@ def test_a_containerfile_that_no_node_would_build_is_told_with_its_lines(archy: 
         (["app", "pack", "/nowhere", "--out", "/x"], 2, "/nowhere"),
         (["stop", "hello"], 2, "archy ps"),
         (["config", "colour=red"], 2, "no setting"),
+        (["blob", "gc", "--quota", "\u00b2"], 2, "no size"),
+        (["app", "render", "/nowhere", "--publisher", "x"], 2, "/nowhere"),
     ],
 )
 def test_bad_use_names_what_and_how_to_mend_it(archy: Archy, words: list[str], code: int, told: str) -> None:
@@ -93,6 +96,36 @@ def test_bad_use_names_what_and_how_to_mend_it(archy: Archy, words: list[str], c
     assert answer.code == code, answer
     assert told in answer.err
     assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["search", "--limit", "x"], ["show"], ["--frob"]])
+def test_bad_use_is_told_to_programs_as_every_problem_is(archy: Archy, words: list[str]) -> None:
+    answer = archy("--json", *words)
+    assert (answer.code, answer.json["exit_code"], answer.err) == (2, 2, "")
+    assert answer.json["type"] == "urn:archy:problem:usage"
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_an_answer_that_nobody_can_take_is_no_traceback(archy: Archy, as_json: tuple[str, ...]) -> None:
+    for words, code, told in (
+        (("relays",), 1, "the answer could not be written"),
+        (("show", "nothing", "--offline"), 2, ""),
+        (("--help",), 1, ""),
+    ):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                archy.argv(*words, *as_json), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            )
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        assert done.returncode == code
+
+
+def test_help_names_every_command_with_its_whole_first_sentence(archy: Archy) -> None:
+    for words in ((), ("id",), ("app",), ("trust",), ("blob",)):
+        shown = archy(*words, "--help").out
+        assert "..." not in shown.partition("Commands:")[2].partition("Exit codes")[0]
 
 
 def test_identity_is_made_once_with_private_files(archy: Archy) -> None:

@@ -12,7 +12,7 @@ from market.packing import pack_app
 from tests.market.cli.archy import Archy
 
 HELLO = str(Path(__file__).parents[3] / "apps" / "hello")
-MARK = ("--publisher", "did:key:zAlice")
+MARK = ("--publisher", "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK")
 
 
 @pytest.fixture
