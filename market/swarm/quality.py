@@ -7,7 +7,7 @@ a damaged one is an empty one. It refuses to know the clock (`now` is Unix secon
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 EWMA: Final = 0.3
@@ -33,6 +33,12 @@ class Quality:
     rate: float | None = None
     latency: float | None = None
     deviation: float = 0.0
+    evidence: float = field(init=False, default=0.0)
+    """How much of an average over many full samples `rate` is, from 0 to 1: what came in the first hundredth of a
+    second is a guess (buffers on the way send faster than the source), and the next full sample is worth more."""
+
+    def __post_init__(self) -> None:
+        self.evidence = 0.0 if self.rate is None else 1.0
 
     def saw_latency(self, seconds: float) -> None:
         if self.latency is None:
@@ -42,8 +48,10 @@ class Quality:
             self.latency += EWMA * (seconds - self.latency)
 
     def saw_rate(self, rate: float, weight: float = 1.0) -> None:
-        """`weight` (0 to 1) says how much this sample counts beside the others."""
-        self.rate = rate if self.rate is None else self.rate + EWMA * weight * (rate - self.rate)
+        """`weight` (above 0, to 1) says how much this sample counts beside the others."""
+        share = EWMA * weight
+        self.evidence += share * (1.0 - self.evidence)
+        self.rate = rate if self.rate is None else self.rate + share / self.evidence * (rate - self.rate)
 
     def saw_fault(self) -> None:
         if self.rate is not None:

@@ -25,7 +25,8 @@ SPAN_SECONDS: Final = 0.25
 """A span is what its source brings in this time: long enough to hide a request, short enough to change one's mind. A
 rate that was measured for less long counts less."""
 SPAN_LATENCIES: Final = 10
-"""... or in this many times its time to first byte, so that a far source is not idle between requests."""
+"""... or in this many times its time to first byte, so that a far source is not idle between requests; at most what
+is left."""
 MAX_SPAN_BYTES: Final = 16 * 1024 * 1024
 FIRST_ORIGIN_SPAN_BYTES: Final = 4 * 1024 * 1024
 """An origin of unknown rate starts with this; a peer of unknown rate with one piece, which is all it can spoil."""
@@ -230,16 +231,22 @@ class Schedule:
         """
         if self._rarity or source.whole_only or source.quality.rate is None or self._span_pieces(source) > 1:
             return start
-        share = source.quality.seconds_for(self.table.piece_size) / self._seconds_left()
+        left = self._seconds_left(source)
+        share = source.quality.seconds_for(self.table.piece_size) / left if left else math.inf
         if share < MEET_FROM:
             return start
         free = self._state.find(_FREE, start + int((self.table.count - start) * min(1.0, share)))
         return free if free >= 0 else self._state.rfind(_FREE)
 
-    def _seconds_left(self) -> float:
-        """Estimated time until all is there, by those who are at work."""
-        rate = sum(source.quality.rate or 0.0 for source in self.sources if source.lease is not None)
-        return self._missing * self.table.piece_size / rate if rate else math.inf
+    def _seconds_left(self, idle: SourceState | None = None) -> float:
+        """Estimated time until all is there, by those who are at work and the one that is about to be."""
+        rate, begun = 0.0, 0
+        for source in self.sources:
+            if source.lease is not None or source is idle:
+                rate += source.quality.rate or 0.0
+            if source.lease is not None:
+                begun += source.lease.in_piece
+        return max(0.0, self._missing * self.table.piece_size - begun) / rate if rate else math.inf
 
     def _late_piece(self, source: SourceState, now: float) -> tuple[int, int] | None:
         """A piece that its owner would bring after everything else: it would be fetched twice then, so it is now.
@@ -270,9 +277,10 @@ class Schedule:
         if quality.rate is None:
             size = FIRST_ORIGIN_SPAN_BYTES if source.kind is SourceKind.ORIGIN else 1.0
         else:
-            # Shorter ones towards the end, so that everybody is done at the same time and at the same place.
-            seconds = min(SPAN_SECONDS, self._seconds_left() / 2)
-            size = quality.rate * max(seconds, SPAN_LATENCIES * (quality.latency or 0.0))
+            # Shorter ones towards the end, so that everybody is done at the same time and at the same place; and none
+            # that would go on after it.
+            left = self._seconds_left(source)
+            size = quality.rate * max(min(SPAN_SECONDS, left / 2), min(SPAN_LATENCIES * (quality.latency or 0.0), left))
         return max(1, int(min(size, MAX_SPAN_BYTES)) // self.table.piece_size)
 
     def _split(self, source: SourceState, now: float) -> tuple[int, int] | None:

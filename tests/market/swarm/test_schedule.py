@@ -361,7 +361,34 @@ def test_a_rate_is_what_came_after_the_first_bytes_and_counts_by_how_long_it_was
         schedule.received(lease, int(rate * elapsed), begun + elapsed)
         schedule.ended(lease, begun + elapsed)
     assert quality.rate is not None
-    assert 10e6 < quality.rate < 14e6
+    assert 10e6 < quality.rate < 20e6
+
+
+def test_a_burst_at_the_start_is_soon_forgotten() -> None:
+    """Buffers on the way make the first megabyte look fast: spans by that rate would be far too long."""
+    quality = Quality()
+    quality.saw_rate(60e6, 0.08)
+    assert quality.rate == 60e6
+    quality.saw_rate(20e6)
+    assert 20e6 < quality.rate < 23e6
+    for _ in range(10):
+        quality.saw_rate(20e6)
+    quality.saw_rate(30e6)
+    assert 22e6 < quality.rate < 24e6, "and a rate that was seen for long moves slowly"
+    known = Quality(rate=20e6)
+    known.saw_rate(30e6)
+    assert known.rate == 23e6
+
+
+def test_no_span_goes_on_after_everything_else_is_there() -> None:
+    states = [SourceState(SourceKind.ORIGIN, Quality(rate=80e6)), SourceState(SourceKind.PEER, Quality(20e6, 0.1))]
+    count = 48
+    schedule = Schedule(PieceTable(Digest("0" * 64), count * PIECE_SIZE, bytes(count * 32)), states)
+    assert isinstance(schedule.next(0, 0.0), Lease)
+    far = schedule.next(1, 0.0)
+    assert isinstance(far, Lease)
+    everything = count * PIECE_SIZE / 100e6
+    assert (far.end - far.start) * PIECE_SIZE / 20e6 <= everything
 
 
 def test_a_lying_peer_is_out_at_its_first_bad_piece_and_an_origin_never_is() -> None:  # R-SW3
