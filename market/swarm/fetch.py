@@ -36,8 +36,6 @@ from market.swarm.transport import ORIGIN_DEADLINES, PEER_DEADLINES, Deadlines, 
 
 MAX_SOURCES: Final = 16
 """Sources used for one blob: each costs a thread and a buffer of 1 MiB, and few links are wider than that many."""
-CATCH_UP_SECONDS: Final = 0.025
-"""How often pieces are hashed that came before their turn: what is left at the end is what the end waits for."""
 LATE_SECONDS: Final = 0.5
 """A source of small blobs that has not answered by then is late, where others could be asked."""
 REPAIRS: Final = 2
@@ -275,13 +273,14 @@ class Fetcher:
     async def _run_kept(
         self, race: Race, ref: BlobRef, partial: Partial, sink: PartialSink, on_progress: OnProgress | None
     ) -> None:
-        """The race, with writing, checkpoints and progress beside it."""
+        """The race, with writing, checkpoints, the whole digest and progress beside it."""
         async with trio.open_nursery() as keeping:
             keeping.start_soon(self._hold, sink.write_all)
             keeping.start_soon(self._hold, sink.record_all)
+            keeping.start_soon(self._hold, sink.hash_all)
+            keeping.start_soon(self._watch, race, sink)
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._keep_up, race, sink)
                     if on_progress is not None:
                         nursery.start_soon(self._tell_progress, ref, partial, on_progress)
                     await race.run()
@@ -297,12 +296,11 @@ class Fetcher:
     async def _file_work(self, work: Callable[..., _T], *args: object) -> _T:
         return await trio.to_thread.run_sync(work, *args, limiter=self._files)
 
-    async def _keep_up(self, race: Race, sink: PartialSink) -> None:
-        """Keep the whole digest close behind, and end a race whose pieces can not be kept."""
-        while sink.broken is None:
-            await trio.sleep(CATCH_UP_SECONDS)
-            await self._file_work(sink.catch_up)
-        race.give_up(sink.broken)
+    async def _watch(self, race: Race, sink: PartialSink) -> None:
+        """End a race whose pieces can not be kept."""
+        await self._hold(sink.wait_closed_or_broken)
+        if sink.broken is not None:
+            race.give_up(sink.broken)
 
     async def _tell_progress(self, ref: BlobRef, partial: Partial, on_progress: OnProgress) -> None:
         pace = Pace(partial.verified_bytes, self._clock())

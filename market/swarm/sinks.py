@@ -1,8 +1,8 @@
-"""Where verified pieces go: to memory, or to a partial with a thread that writes and one that makes it durable.
+"""Where verified pieces go: to memory, or to a partial with threads that write, make it durable, and hash the whole.
 
-Guarantees: receiving, writing and syncing overlap, with bounds between them: at most WRITE_AHEAD pieces wait for the
-writer, and at most MAX_UNRECORDED bytes are written without being durable and recorded (R-SW4, also against a power
-cut). Whatever ends one of the threads, the others are told and nobody waits for ever. It refuses to know sources.
+Guarantees: receiving, writing, syncing and hashing overlap, with bounds between them: at most WRITE_AHEAD pieces wait
+for the writer, and at most MAX_UNRECORDED bytes are written without being durable and recorded (R-SW4, also against a
+power cut). Whatever ends one of the threads, the others are told and nobody waits for ever. It refuses to know sources.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class MemorySink:
 class PartialSink:
     """Writes pieces to a partial, hashes the whole blob as far as it lies there in order, and records progress.
 
-    `write_all` and `record_all` each run in a thread of their own until `close`.
+    `write_all`, `record_all` and `hash_all` each run in a thread of their own until `close`.
     """
 
     def __init__(self, partial: Partial, buffers: Buffers, *, checkpoint_bytes: int = CHECKPOINT_BYTES) -> None:
@@ -111,12 +111,25 @@ class PartialSink:
             with self._changed:
                 self._changed.notify_all()
 
+    def hash_all(self) -> None:
+        """Hash what came before its turn as soon as its turn comes, until `close`: the end waits for what is left."""
+        buffer = self._buffers.take()
+        result = outcome.capture(self._hash_until_closed, buffer)
+        self._buffers.give_back(buffer)
+        if isinstance(result, outcome.Error) and not self._break(result.error):
+            result.unwrap()
+
     def close(self) -> None:
         """No more pieces: the threads end when they have done what waits. Blocks for no disk."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._waiting.put(None)
+
+    def wait_closed_or_broken(self) -> None:
+        """Blocks until there will be no more pieces, or none can be kept."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._broken is not None)
 
     @property
     def broken(self) -> Problem | None:
@@ -165,21 +178,34 @@ class PartialSink:
                     self._next += 1
             finally:
                 self._hashing.release()
+        if self._is_behind():
+            with self._changed:
+                self._changed.notify_all()
 
-    def catch_up(self) -> None:
-        """Hash what came out of order and is in order by now; reads it back from the page cache."""
-        while self._catch_up_one():
-            pass
+    def _is_behind(self) -> bool:
+        return self._next < self._partial.table.count and self._next in self._partial.have
 
-    def _catch_up_one(self) -> bool:
+    def _hash_until_closed(self, buffer: memoryview) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._broken is not None or self._is_behind())
+            # Closed: nobody waits for pieces any more, and `whole_digest` hashes what is left.
+            if self._closed or self._broken is not None:
+                return
+            self._catch_up_one(buffer)
+
+    def _catch_up_one(self, buffer: memoryview) -> bool:
         with self._hashing:
-            if self._next >= self._partial.table.count or self._next not in self._partial.have:
+            if not self._is_behind():
                 return False
-            self._whole.update(self._partial.read(self._next))
+            self._whole.update(self._partial.read_into(self._next, buffer))
             self._next += 1
             return True
 
     def whole_digest(self) -> bytes:
         """BLAKE3 of the whole blob; every piece must be there."""
-        self.catch_up()
+        buffer = self._buffers.take()
+        while self._catch_up_one(buffer):
+            pass
+        self._buffers.give_back(buffer)
         return self._whole.digest()
