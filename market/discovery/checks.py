@@ -12,7 +12,7 @@ collector would have to look for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -144,10 +144,16 @@ def check_document(event: Event) -> Claim | Refusal:
         return Refusal(Reason.BAD_PROOF, str(error))
     except (BadDocument, BadKey) as error:
         return Refusal(Reason.BAD_DOCUMENT, str(error))
-    have = sorted(list(tag[:2]) for tag in event.tags if tag and tag[0] in _CHECKED_TAGS)
-    if have != sorted(tags(document, digest)):
+    if not _says(event.tags, tags(document, digest)):
         return Refusal(Reason.WRONG_ADDRESS, f"d is {''.join(event.tag('d'))[:120]!r}")
     return Claim(event, document, digest, signer)
+
+
+def _says(have: Sequence[Sequence[str]], wanted: list[list[str]]) -> bool:
+    """Whether tags say what a document says, in any order, among others that are not looked at."""
+    if [*map(list, have)] == wanted:
+        return True
+    return sorted(list(tag[:2]) for tag in have if tag and tag[0] in _CHECKED_TAGS) == sorted(wanted)
 
 
 def judge(claim: Claim, standing: Standing, now: float) -> Decision:

@@ -77,7 +77,10 @@ class KeyHistory:
 
     def named(self, digest: str) -> SignedEntry | None:
         """The entry in force that a document names by these hex digits."""
-        return next((known for known in self.entries if known.digest.hex == digest), None)
+        for known in self.entries:  # asked twice for each document; a generator costs twice as much
+            if known.digest.hex == digest:
+                return known
+        return None
 
     def fold(self, signed: SignedEntry) -> tuple[KeyHistory, Folded]:
         """The history with this entry, and what became of it. Entries of another publisher are WRONG_CHAIN."""
