@@ -96,6 +96,8 @@ class Reconciler:
                 break
         if len(self.need) > MAX_IDS:
             raise BadMessage("more new ids than one reconciliation takes")
+        if len(self.have) > len(self.items):
+            raise BadMessage("it lacks more than there is")  # ranges that it compares again and again, for ever
         return None if self._began and len(out.data) == 1 else bytes(out.data)
 
     def _compare(

@@ -154,6 +154,8 @@ class RelayLink:
     public_only: bool = False
     lost: Callable[[str, Sequence[str]], None] = lambda url, ids: None
     """Told, with the relay's URL, of events that it lacks and this node holds (NIP-77)."""
+    ask_again: float = ASK_AGAIN_SECONDS
+    """Seconds, while live, until everything is asked once more."""
     reconciles: bool | None = None
     """Whether the relay knows NIP-77; None while it has not been tried."""
     phase: Phase = Phase.STOPPED
@@ -225,6 +227,9 @@ class RelayLink:
             self.accepted_some()
 
 
+_NO_BOUND: Final = (float("inf"), float("inf"))
+
+
 class _Conversation:
     """One connection's tasks: a reader, its intake, and while live one that asks again from time to time."""
 
@@ -244,6 +249,7 @@ class _Conversation:
         self._rounds = 0
         self._intake = Intake(link.url, link.index, link.verifiers, link.count)
         self._complete = True
+        self._silence = trio.CancelScope()
 
     def _questions(self) -> tuple[Filter, ...]:
         if self._link.authors:
@@ -271,9 +277,9 @@ class _Conversation:
             elif self._session.question != question:
                 question, since = self._session.question, now
             patience = self._patience(since + PAGE_SECONDS - now, began + CATCH_UP_SECONDS - now)
-            with trio.move_on_after(patience) as waiting:
+            with trio.move_on_after(patience) as self._silence:
                 await self._connection.wait()
-            if waiting.cancelled_caught:
+            if self._silence.cancelled_caught:
                 if not self._session.reconciling:
                     raise RelayFault("did not answer in time", where=self._link.url)
                 self._link.reconciles = False
@@ -347,6 +353,8 @@ class _Conversation:
 
     async def _ask_again(self) -> None:
         while True:
-            await trio.sleep(ASK_AGAIN_SECONDS)
+            await trio.sleep(self._link.ask_again)
             people = () if self._link.authors else sorted(self._link.people())
             await self._perform(self._session.ask((*self._questions(), *follow_questions(people))))
+            # The reader waits without an end, for nothing was open when it began to: from here on something is.
+            self._silence.deadline = min(self._silence.deadline, trio.current_time() + self._patience(*_NO_BOUND))

@@ -162,6 +162,19 @@ async def silent(socket: ServerConnection, subscription: str, filters: Filters) 
     """No answer and no EOSE."""
 
 
+def falling_silent(events: Sequence[EventJson], after: int) -> Answer:
+    """Honest to so many questions, and to none that come later."""
+    asked = 0
+
+    async def answer(socket: ServerConnection, subscription: str, filters: Filters) -> None:
+        nonlocal asked
+        asked += 1
+        if asked <= after:
+            await honest(events)(socket, subscription, filters)
+
+    return answer
+
+
 async def closing(socket: ServerConnection, subscription: str, filters: Filters) -> None:
     """Every question is closed."""
     await _say(socket, "CLOSED", subscription, "restricted: \x1b[31mnot for you")

@@ -18,6 +18,9 @@ from trio.testing import MockClock
 from market.discovery import Discovery, Index, Phase, RelayState, open_index, publish, to_events
 from market.discovery.events import sign_event
 from market.discovery.information import fetch_information
+from market.discovery.questions import author_questions, document_questions
+from market.discovery.relay import RelayLink
+from market.discovery.verifiers import Verifiers
 from market.model import AppName
 from tests.fakes import lying_relay as lies
 from tests.market.discovery.publishers import NOW, NostrKey, Publisher, carried
@@ -122,6 +125,28 @@ async def test_a_relay_that_lets_events_drip_loses_its_connection(
         report = await Discovery(fresh, [liar], now).sync(4 * PAGE_SECONDS)
     assert report.unanswered == (liar,)
     assert "in time" in report.relays[0].text
+
+
+async def test_a_relay_that_answers_no_more_when_it_is_asked_again_loses_its_connection(
+    alice: Publisher, fresh: Index, quickest_clock: MockClock
+) -> None:  # R-DS9
+    questions = len(document_questions()) + len(author_questions([alice.keyring.nostr_pubkey])) + 1  # one is live
+    verifiers = Verifiers()
+    async with (
+        lies.lying_relay(lies.falling_silent(signed(alice, "1.0.0"), questions)) as mute,
+        verifiers.working(),
+        trio.open_nursery() as nursery,
+    ):
+        link = RelayLink(mute, fresh, tuple, verifiers, ask_again=60)
+        nursery.start_soon(link.run)
+        with trio.fail_after(1800):
+            while link.phase is not Phase.LIVE:  # noqa: ASYNC110  # a link's state tells nobody
+                await trio.sleep(1)
+            while link.phase is Phase.LIVE:  # noqa: ASYNC110
+                await trio.sleep(1)
+        assert link.text == "did not answer in time"
+        nursery.cancel_scope.cancel()
+    assert offered(fresh, alice) == "1.0.0"
 
 
 # NIP-42

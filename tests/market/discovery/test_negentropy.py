@@ -65,6 +65,27 @@ def test_few_differences_among_many_cost_few_rounds_and_bytes() -> None:
     assert sent < 60_000
 
 
+def test_attack_a_range_that_is_compared_again_and_again_is_refused() -> None:  # R-DS10
+    items = [item(n) for n in range(1000)]
+    side = Reconciler.of(items)
+    side.initiate()
+    last = side.items[-1]
+    # Below the last item: no ids at all. From there on: a fingerprint that is never right, so that it goes on.
+    below = _number(last[0] + 1) + _number(32) + last[1] + b"\x02\x00"
+    message = b"\x61" + below + b"\x00\x00\x01" + b"\xff" * 16
+    assert side.reconcile(message) is not None
+    with pytest.raises(BadMessage):
+        side.reconcile(message)
+
+
+def _number(value: int) -> bytes:
+    """Base 128, most significant group first, all but the last with the high bit set."""
+    groups = [value & 0x7F]
+    while value := value >> 7:
+        groups.append(value & 0x7F | 0x80)
+    return bytes(reversed(groups))
+
+
 @given(st.binary(max_size=200))
 @settings(max_examples=300, deadline=None)
 def test_no_message_crashes_or_hangs(message: bytes) -> None:
