@@ -233,6 +233,7 @@ def _list_relays(session: Session) -> None:
 
 
 def _relays_text(result: Mapping[str, Any]) -> str:
+    known: list[Mapping[str, Any]] = result["relays"]
     rows = [
         (
             r["url"],
@@ -244,15 +245,15 @@ def _relays_text(result: Mapping[str, Any]) -> str:
             r["score"],
             _said(r),
         )
-        for r in result["relays"]
+        for r in known
     ]
     if not rows:
         return "No relays. `archy relays add wss://RELAY` adds one; `archy relay run` starts your own."
     lines = [table(("RELAY", "STATE", "LATENCY", "ACCEPTED", "REFUSED", "LAG", "SCORE", ""), rows)]
-    for r in result["relays"]:
+    for r in known:
         lines += [f"{safe(r['url'])} refused: {_refusals(r)}"] if r["refused"] else []
         lines += [f"{safe(r['url'])} shows an older state of: {_lagging(r)}"] if r["lag"] else []
-    if all(r["state"] == "stopped" for r in result["relays"]):
+    if all(r["state"] == "stopped" for r in known):
         lines.append("No node is running, so that nothing is read; `archy up` runs one.")
     return "\n".join(lines)
 

@@ -77,14 +77,14 @@ def _did(request: OnePublisher) -> str:
 
 
 async def keep_publishing(node: Node) -> None:
-    """Both duties, for ever."""
+    """Both duties, for ever; a fault of one does not keep the other from being done."""
     await trio.sleep(FIRST_SECONDS)
     while True:
-        try:
-            await refresh_own_heads(node)
-            await give_back(node)
-        except Problem as problem:
-            logger.warning("publishing: %s", problem)
+        for duty in (refresh_own_heads, give_back):
+            try:
+                await duty(node)
+            except Problem as problem:
+                logger.warning("publishing: %s", problem)
         await trio.sleep(DUTY_SECONDS)
 
 

@@ -9,6 +9,7 @@ import trio
 from pydantic import Field
 
 from market.errors import UsageProblem
+from market.identity.forms import is_relay_address
 from market.node.config import changed_config, save_config
 from market.node.node import Node
 from market.node.requests import Request
@@ -29,19 +30,16 @@ class ChangeConfig(Request):
 
 
 async def relays(node: Node, request: Request, report: Report) -> Mapping[str, Any]:
-    """Every relay and, while sessions are kept, how it does."""
+    """Every relay and, while sessions are kept, how it does; the operator's own first."""
     states = {state.url: state.to_json() for state in node.discovery.relay_states()}
-    return {
-        "schema": "archy/relays/1",
-        "relays": [states.pop(url, {"url": url, "state": "not connected"}) for url in node.index.relays()]
-        + list(states.values()),
-    }
+    own = [states.pop(url) for url in node.index.relays() if url in states]
+    return {"schema": "archy/relays/1", "relays": [*own, *states.values()]}
 
 
 async def add_relay(node: Node, request: Relay, report: Report) -> Mapping[str, Any]:
     """Remember a relay; a running node connects to it at once."""
-    if not request.url.startswith(("ws://", "wss://")):
-        raise UsageProblem(f"{request.url!r} is not a relay", remedy="a relay's URL begins with wss:// or ws://")
+    if not is_relay_address(request.url):
+        raise UsageProblem("not a relay's address", where=request.url[:80], remedy="wss://HOST or ws://HOST:PORT")
     await trio.to_thread.run_sync(node.index.add_relay, request.url.rstrip("/"))  # a flood may be being stored
     node.discovery.set_relays(node.index.relays())
     return await relays(node, request, report)
