@@ -55,7 +55,9 @@ async def _podman() -> Finding:
     try:
         version = await RootlessPodman().version()
     except Problem as problem:
-        return Finding("podman", False, problem.what, problem.remedy or "apt-get install podman")
+        return Finding(
+            "podman", False, problem.what, problem.remedy or "podman info says why; is the machine overloaded?"
+        )
     return Finding("podman", True, ".".join(map(str, version)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import trio
 
@@ -28,4 +30,13 @@ def test_every_program_that_networks_take_is_looked_for_and_has_its_package_told
     found = {finding.name: finding for finding in trio.run(preflight)}
     for program, package in PROGRAMS.items():
         assert found[program].ok or found[program].remedy == f"apt-get install {package}"
-    assert not found["podman"].ok
+    assert (found["podman"].ok, found["podman"].remedy) == (False, "apt-get install podman")
+
+
+def test_a_podman_that_fails_is_not_told_to_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "podman").write_text("#!/bin/sh\necho 'database is locked' >&2; exit 125\n")
+    (tmp_path / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (podman,) = [finding for finding in trio.run(preflight) if finding.name == "podman"]
+    assert "database is locked" in podman.detail
+    assert podman.remedy.startswith("podman info")
