@@ -165,6 +165,7 @@ async def wait_healthy(
             pause = min(pause * 2, POLL)
     bad = [status for status in last if not ready((status,))]
     said = "; ".join(f"{s.name} is {s.state}, {s.detail or f'health {s.health}'}" for s in bad)
+    said = said if last else "systemd or Podman did not answer"
     raise Unhealthy(
         f"{loaded.manifest.id} {loaded.manifest.version} did not become healthy in time ({seconds:g} s): {said}",
         where=loaded.app.names.slug,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
+
+import trio
 
 from apps.names import AppName
 from apps.problems import Problem
@@ -16,6 +20,8 @@ from orchestrator.state import AppRecord, State
 from orchestrator.status import AppStatus, urls
 from orchestrator.stranger import Stranger
 
+PATIENCE: Final = 5.0
+"""Seconds to wait for a new list while an old one is known; an answer takes a tenth of one."""
 ADOPTED = "adopted as it runs; its next restart makes it a service"
 
 
@@ -34,8 +40,10 @@ class Standing:
         self._last: dict[str, AppStatus] = {}
 
     async def now(self) -> tuple[AppStatus, ...]:
-        """Every app. When the machine does not answer, what was last known, marked stale."""
-        return await self._look_at(self._state.apps())
+        """Every app. When the machine does not answer, what was last known, marked stale; soon, where all are known."""
+        records = self._state.apps()
+        known = all(record.name.slug in self._last for record in records)
+        return await self._look_at(records, PATIENCE if known else math.inf)
 
     def told(self, name: AppName, loaded: Loaded, found: tuple[ContainerStatus, ...]) -> AppStatus:
         """One app that somebody has just looked at."""
@@ -47,7 +55,7 @@ class Standing:
         [status] = await self._look_at([record for record in self._state.apps() if record.name == name])
         return status
 
-    async def _look_at(self, records: Sequence[AppRecord]) -> tuple[AppStatus, ...]:
+    async def _look_at(self, records: Sequence[AppRecord], patience: float = math.inf) -> tuple[AppStatus, ...]:
         if not records:
             return ()
         loaded: dict[AppName, Loaded] = {}
@@ -59,10 +67,15 @@ class Standing:
                 found[record.name] = self._stale(record, str(problem))
         services = [service for item in loaded.values() for service in item.app.services]
         try:
-            seen = await self._machine.look(services, whole=False, strict=True)
-            kept = await look_at(self._machine, [box for item in loaded.values() for box in item.kept])
+            with trio.move_on_after(patience) as waiting:
+                seen = await self._machine.look(services, whole=False, strict=True)
+                kept = await look_at(self._machine, [box for item in loaded.values() for box in item.kept])
         except Problem as problem:
             return tuple(self._stale(record, str(problem)) for record in records)
+        if waiting.cancelled_caught:
+            return tuple(
+                self._stale(record, f"no answer from this machine within {patience:g} s") for record in records
+            )
         asked = [check for item in loaded.values() for check in _checks(item, kept)]
         answers = await self._machine.prober.ask(asked)
         there = [record for record in records if self._state.app(record.name) is not None]  # not removed meanwhile

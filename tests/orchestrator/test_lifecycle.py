@@ -12,8 +12,11 @@ import pytest
 import trio
 
 from apps.problems import EnvironmentLacks, NotRunning, Problem, Refused, RolledBack
-from orchestrator.faults import Busy, PortTaken, StateProblem, Unhealthy, UnitRefused
+from orchestrator.converge import wait_healthy
+from orchestrator.faults import Busy, CommandTimedOut, PortTaken, StateProblem, Unhealthy, UnitRefused
+from orchestrator.generations import Generations
 from orchestrator.health import Check
+from orchestrator.podman import ContainerSeen
 from orchestrator.quadlet.keys import SINCE
 from orchestrator.status import Progress
 from tests.orchestrator.bundles import app_name, container, make_bundle, write_layout
@@ -469,6 +472,40 @@ def test_an_app_whose_record_is_damaged_delays_no_other(node: Node, tmp_path: Pa
         states = {status.name: status for status in await node.orchestrator.status()}
         assert (states[other].state, states[other].detail) == ("running", "")
         assert states[HELLO].detail.startswith("stale:")
+
+    run(work)
+
+
+def test_a_podman_that_hangs_keeps_nobody_waiting_for_a_list_that_is_known(
+    node: Node, tmp_path: Path
+) -> None:  # R-ST11
+    async def forever(prefix: str) -> tuple[ContainerSeen, ...]:
+        await trio.sleep(30)
+        raise CommandTimedOut(("podman", "ps", "--all"), 30)
+
+    async def work() -> None:
+        await node.orchestrator.install(make_bundle(tmp_path))
+        node.podman.containers = forever  # type: ignore[method-assign]
+        began = trio.current_time()
+        (status,) = await node.orchestrator.status()
+        assert trio.current_time() - began < 10
+        assert status.state == "running"
+        assert status.detail == "stale: no answer from this machine within 5 s"
+        node.restart()
+        (status,) = await node.orchestrator.status()
+        assert (status.state, status.detail) == ("unknown", "stale: podman ps --all did not end within 30 s")
+
+    run(work)
+
+
+def test_a_machine_that_does_not_answer_is_named_where_an_app_can_not_be_proven(node: Node, tmp_path: Path) -> None:
+    async def work() -> None:
+        bundle = make_bundle(tmp_path)
+        await node.orchestrator.install(bundle)
+        loaded = Generations(node.state, node.machine, "amd64").fresh(bundle, (5, 4, 2))
+        node.world.broken = {"podman"}
+        with pytest.raises(Unhealthy, match=r"in time \(5 s\): systemd or Podman did not answer"):
+            await wait_healthy(node.machine, loaded, 5)
 
     run(work)
 
