@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import trio
 from apps.names import AppName
 from apps.problems import Problem
 from orchestrator import Bundle, Orchestrator, Settings, default_unit_dir, open_orchestrator, preflight
+from orchestrator.images import check_layout, stage, write_index
+from orchestrator.podman import RootlessPodman
 from tests.orchestrator.bundles import files_entry, make_bundle, tar_of, write_files, write_layout
 
 BUSYBOX = Path("/bin/busybox")
@@ -71,6 +74,16 @@ def name_of(order: dict[str, Any]) -> AppName:
     return AppName(order.get("publisher", "did:key:zAlice"), order.get("id", "hello"))
 
 
+async def load_by_hand(bundle: Bundle, image: str) -> str:
+    """What an operator has who once pulled the image of the app's one container from a registry."""
+    platform = next(iter(bundle.manifest.containers.values())).image.platforms[0]  # type: ignore[union-attr]
+    layout = check_layout(bundle.layout(next(iter(bundle.manifest.containers))), platform, where="driver")
+    with tempfile.TemporaryDirectory(dir=bundle.root) as folder:
+        write_index(stage(layout, Path(folder) / "layout"), layout, image)
+        await RootlessPodman().import_image(Path(folder) / "layout", image)
+    return platform.config
+
+
 def say(value: object) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
@@ -79,7 +92,7 @@ def say(value: object) -> None:
 async def obey(orchestrator: Orchestrator, verb: str, order: dict[str, Any], home: Path) -> None:
     name = name_of(order)
     match verb:
-        case "install" | "adopt":
+        case "install" | "adopt" | "load" | "offer" | "take over":
             containers = order.get("containers") or {"web": web_container(order.get("port", 18080))}
             more = {"volumes": {"data": {"owner": "1000:1000"}}} | order.get("manifest", {})
             more |= files_entry(order.get("files", {}))
@@ -92,13 +105,26 @@ async def obey(orchestrator: Orchestrator, verb: str, order: dict[str, Any], hom
                 assert image is not None
                 blob = bundle.layout("web") / "blobs" / "sha256" / image.platforms[0].config[7:]
                 blob.write_bytes(blob.read_bytes().replace(b"linux", b"xunil"))
-            if verb == "adopt":
-                say((await orchestrator.adopt(bundle)).to_json())
-                return
+            match verb:
+                case "adopt":
+                    say((await orchestrator.adopt(bundle)).to_json())
+                    return
+                case "load":
+                    say([await load_by_hand(bundle, order["image"])])
+                    return
+                case "offer":
+                    say((await orchestrator.offer(name, bundle.manifest)).to_json())
+                    return
+                case "take over":
+                    offer = await orchestrator.offer(name, bundle.manifest)
+                    say((await orchestrator.take_over(bundle, order.get("agreed", offer.ids))).to_json())
+                    return
             status = await orchestrator.install(bundle, report=lambda progress: say({"phase": progress.phase}))
             say(status.to_json())
         case "start":
             say((await orchestrator.start(name)).to_json())
+        case "restart":
+            say((await orchestrator.restart(name)).to_json())
         case "stop":
             say((await orchestrator.stop(name)).to_json())
         case "configure":
