@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from market.errors import Problem, Unreachable
+from market.errors import EnvironmentLacks, Unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,11 @@ class Home:
         return self.root / "lock"
 
     def create(self) -> None:
-        """Make the folder, 0700. Raises Problem naming the folder when it can not be written."""
+        """Make the folder, 0700. Raises EnvironmentLacks naming the folder when it can not be written."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise Problem(
+            raise EnvironmentLacks(
                 f"can not create the home folder: {error.strerror}",
                 where=str(self.root),
                 remedy="choose another folder with --home, or mend its permissions",
@@ -88,12 +88,12 @@ class Home:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Own this home until the block ends. Raises Unreachable while another process does."""
+        """Own this home until the block ends. Raises Unreachable while another process does, EnvironmentLacks."""
         self.create()
         try:
             handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise Problem(
+            raise EnvironmentLacks(
                 f"can not write the home folder: {error.strerror}",
                 where=str(self.root),
                 remedy="mount it writable, or choose another folder with --home",

@@ -79,7 +79,7 @@ def test_a_containerfile_that_no_node_would_build_is_told_with_its_lines(archy: 
     [
         (["nonsense"], 2, "No such command"),
         (["search", "--limit", "0"], 2, "--limit"),
-        (["--home", "/dev/null/x", "ps"], 1, "/dev/null/x"),
+        (["--home", "/dev/null/x", "ps"], 4, "/dev/null/x"),
         (["relay", "run", "--listen", "nowhere"], 2, "HOST:PORT"),
         (["app", "validate", "/nowhere"], 2, "/nowhere"),
         (["op", "ls"], 6, "archy up"),

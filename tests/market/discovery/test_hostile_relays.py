@@ -140,9 +140,10 @@ async def test_a_relay_that_answers_no_more_when_it_is_asked_again_loses_its_con
         link = RelayLink(mute, fresh, tuple, verifiers, ask_again=60)
         nursery.start_soon(link.run)
         with trio.fail_after(1800):
-            while link.phase is not Phase.LIVE:  # noqa: ASYNC110  # a link's state tells nobody
+            # A link's state tells nobody.
+            while link.state().phase is not Phase.LIVE:  # noqa: ASYNC110
                 await trio.sleep(1)
-            while link.phase is Phase.LIVE:  # noqa: ASYNC110
+            while link.state().phase is Phase.LIVE:  # noqa: ASYNC110
                 await trio.sleep(1)
         assert link.text == "did not answer in time"
         nursery.cancel_scope.cancel()
