@@ -63,7 +63,7 @@ class TakeoverMachine(RuleBasedStateMachine):
     def installed(self) -> str:
         return next((version for name, version, _ in self.node.orchestrator.installed() if name == NOTES), "")
 
-    def bundle(self) -> Bundle:
+    def release(self) -> Bundle:
         return self.releases[self.installed()]
 
     def kept(self) -> list[Stranger]:
@@ -174,7 +174,7 @@ class TakeoverMachine(RuleBasedStateMachine):
     @rule()
     def lose_the_database(self) -> None:
         self.settle()
-        bundle, before = self.bundle(), dict(self.world.containers)
+        bundle, before = self.release(), dict(self.world.containers)
         lose_database(self.node)
         assert self.do(lambda: self.node.orchestrator.adopt(bundle))
         self.settle()
