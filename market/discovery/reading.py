@@ -131,7 +131,9 @@ def held(db: sqlite3.Connection, wanted: Filter, limit: int) -> list[tuple[int, 
     values: list[object] = [value for _, values in parts for value in values]
     types = [name.removeprefix("archy1-") for name in wanted.tags.get("t", ())]
     if types:
-        where.append(f"e.number IN (SELECT d.event FROM documents AS d WHERE d.type IN ({','.join('?' * len(types))}))")
+        where.append(
+            f"e.number IN (SELECT d.event FROM document_rows AS d WHERE d.type IN ({','.join('?' * len(types))}))"
+        )
         values += types
     if set(wanted.tags) - {"t"}:
         return None
@@ -177,7 +179,7 @@ def chain(db: sqlite3.Connection, app: AppName, release: Release) -> tuple[tuple
 def providers(db: sqlite3.Connection, app: AppName, now: float) -> list[ProviderDocument]:
     """Nodes that say they serve the app's blobs, the quickest first. Their word is checked by the blobs' digests."""
     found = db.execute(
-        "SELECT d.body FROM provided AS p JOIN documents AS d ON d.did = p.did AND d.type = 'provider'"
+        "SELECT d.body FROM provided AS p CROSS JOIN documents AS d ON d.did = p.did AND d.type = 'provider'"
         " WHERE p.publisher = ? AND p.app = ? AND p.expires > ? AND NOT d.proof_only AND d.revoked_by IS NULL",
         (app.publisher, app.id, now),
     )

@@ -393,7 +393,9 @@ def note_served(db: sqlite3.Connection, relay: str, did: str, app: str, mark: Ma
 def note_served_again(db: sqlite3.Connection, relay: str, event: int) -> None:
     """The same for an event that is stored already, if it is a head's."""
     row = db.execute(
-        "SELECT did, name, keys, number FROM documents WHERE event = ? AND type = 'head'", (event,)
+        # The sign keeps SQLite from looking at all heads for it.
+        "SELECT did, name, keys, number FROM documents WHERE event = ? AND +type = 'head'",
+        (event,),
     ).fetchone()
     if row:
         note_served(db, relay, row[0], row[1], Mark(row[2], row[3]))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from market.discovery import BadIndex, Index, open_index
+from market.discovery import BadIndex, Event, Index, open_index
 from market.discovery.schema import connect, transaction
 from market.errors import EnvironmentLacks, UsageProblem
 from tests.market.discovery.publishers import NOW, Publisher, from_relay
@@ -224,3 +224,27 @@ def test_a_commit_that_fails_leaves_no_transaction_open(tmp_path: Path) -> None:
         database.execute("INSERT INTO parents VALUES (2)")
     assert database.execute("SELECT count(*) FROM children").fetchone() == (0,)
     database.close()
+
+
+def test_what_a_known_event_costs_does_not_grow_with_what_is_stored(tmp_path: Path, alice: Publisher) -> None:
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    def spent_on(*events: Event) -> int:
+        before = steps
+        assert {outcome.fate.value for outcome in index.ingest(from_relay(*events))} == {"known"}
+        return steps - before
+
+    first = alice.events(*alice.release().documents)
+    with open_index(tmp_path / "market.db", now=lambda: NOW) as index:
+        index.ingest(from_relay(*first))
+        with index.writing() as (db, _):
+            db.set_progress_handler(count, 10)
+        few = spent_on(*first)
+        more = [alice.events(*alice.release(app_id=f"app{number}").documents[1:]) for number in range(40)]
+        index.ingest(from_relay(*(event for events in more for event in events)))
+        assert 0 < spent_on(*first) <= few + 5
