@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from enum import Enum
+from types import MappingProxyType
 from typing import Final
 
 from orchestrator.generations import Loaded
@@ -107,6 +109,21 @@ def kept_checks(loaded: Loaded, there: Mapping[str, Stranger]) -> tuple[Check, .
             path = health.http.path if health.http else "/"
             found.append(Check(box.id, "http" if health.http else "tcp", hosts[0], "127.0.0.1", path, health.timeout))
     return tuple(found)
+
+
+def as_published(loaded: Loaded, there: Mapping[str, Stranger]) -> Loaded:
+    """With the host ports that they have, which their units may change: where they are opened now."""
+    manifest, containers = loaded.manifest, dict(loaded.manifest.containers)
+    for box in loaded.kept:
+        seen, container = there.get(box.id), containers[box.label]
+        hosts = {(port.container, port.protocol): port for port in seen.ports} if seen else {}
+        ports = []
+        for spec in container.ports:
+            port = hosts.get((spec.container, spec.protocol))
+            bind = "lan" if port is not None and port.everywhere else "loopback"
+            ports.append(spec.model_copy(update={"host": port.host if port is not None else None, "bind": bind}))
+        containers[box.label] = container.model_copy(update={"ports": tuple(ports)})
+    return replace(loaded, manifest=manifest.model_copy(update={"containers": MappingProxyType(containers)}))
 
 
 def _on_loopback(address: str) -> bool:

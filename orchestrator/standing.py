@@ -14,7 +14,7 @@ from apps.problems import Problem
 from orchestrator.converge import statuses
 from orchestrator.generations import Generations, Loaded
 from orchestrator.health import Check, ContainerStatus, app_state, checks
-from orchestrator.kept import kept_checks, kept_statuses, look_at
+from orchestrator.kept import as_published, kept_checks, kept_statuses, look_at
 from orchestrator.machine import Machine
 from orchestrator.state import AppRecord, State
 from orchestrator.status import AppStatus, urls
@@ -22,7 +22,7 @@ from orchestrator.stranger import Stranger
 
 PATIENCE: Final = 5.0
 """Seconds to wait for a new list while an old one is known; an answer takes a tenth of one."""
-ADOPTED = "adopted as it runs; its next restart makes it a service"
+ADOPTED: Final = {"running": "archy restart makes it a service", "stopped": "archy start makes it a service"}
 
 
 def _checks(item: Loaded, kept: Mapping[str, Stranger]) -> tuple[Check, ...]:
@@ -82,7 +82,7 @@ class Standing:
         for record in there:
             if (known := loaded.get(record.name)) is not None:
                 boxes = kept_statuses(known, kept, answers) if known.kept else statuses(known, seen, answers)
-                found[record.name] = self._keep(record, known, boxes)
+                found[record.name] = self._keep(record, as_published(known, kept) if known.kept else known, boxes)
         return tuple(found[record.name] for record in there)
 
     def forget(self, name: AppName) -> None:
@@ -100,7 +100,7 @@ class Standing:
             found,
             urls(loaded.manifest, self._machine.host.lan_address()),
             () if loaded.kept else loaded.app.services,
-            ADOPTED if loaded.kept else "",
+            ADOPTED[record.desired] if loaded.kept else "",
             tuple(box.name for box in loaded.kept or loaded.app.containers),
             bool(loaded.kept),
         )

@@ -86,7 +86,7 @@ def test_a_container_started_by_hand_is_taken_over_untouched_and_left_alone(node
         node.restart()
         await node.settle()
         assert touched(node) == []
-        assert (await node.orchestrator.status())[0].detail.startswith("adopted as it runs")
+        assert (await node.orchestrator.status())[0].detail == "archy restart makes it a service"
         assert {s.name: s.value for s in node.orchestrator.settings(NOTES)} == {"upload": "3MiB"}
         assert node.orchestrator.secrets(NOTES) == {"password": "from-before"}
 
@@ -317,7 +317,7 @@ def test_a_stopped_container_is_taken_over_stopped(node: Node, tmp_path: Path) -
 
     async def work() -> None:
         status = await take_over(node, bundle)
-        assert (status.state, status.desired) == ("stopped", "stopped")
+        assert (status.state, status.desired, status.detail) == ("stopped", "stopped", "archy start makes it a service")
         await node.settle()
         node.world.reboot()
         await node.settle()
@@ -482,8 +482,8 @@ def test_containers_that_were_exchanged_after_the_question_are_not_taken(node: N
 
 
 def test_a_fixed_port_that_somebody_else_has_is_told_before_anything_changes(node: Node, tmp_path: Path) -> None:
-    fixed = container(18080, secrets=[])
-    bundle = notes(tmp_path, containers={"web": fixed}, generated_secrets=[], settings=[])  # R-ST9
+    fixed, ui = container(18080, secrets=[]), [{"id": "ui", "type": "ui", "port": "web", "path": "/"}]  # R-ST9
+    bundle = notes(tmp_path, containers={"web": fixed}, generated_secrets=[], settings=[], interfaces=ui)
     by_hand(node, bundle)
     node.world.held_ports[18080] = "process 7 (nginx)"
 
@@ -493,7 +493,8 @@ def test_a_fixed_port_that_somebody_else_has_is_told_before_anything_changes(nod
         with pytest.raises(PortTaken, match="process 7"):
             await node.orchestrator.take_over(bundle, offer.ids)
         node.world.held_ports.clear()
-        await node.orchestrator.take_over(bundle, offer.ids)
+        status = await node.orchestrator.take_over(bundle, offer.ids)
+        assert status.urls == ("http://127.0.0.1:8088/",)
         node.world.held_ports[18080] = "process 8 (nginx)"
         node.world.calls.clear()
         with pytest.raises(PortTaken, match="process 8"):
