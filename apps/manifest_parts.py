@@ -391,13 +391,23 @@ class Updates(Part):
     migrations: Many[Migration] = ()
 
 
+MAX_ADOPTED = 64
+"""Names to look for: two for each of the 32 containers that an app may have."""
+
+
+def _few(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(names) > MAX_ADOPTED:
+        raise wrong(f"{len(names)} names", f"name at most {MAX_ADOPTED} containers")
+    return names
+
+
 class Adopt(Part):
     """Where to look for containers of an installation by other means, which the app offers to take over as they run.
 
     The names stand in no order and beside one another; which container of the app each one is, its image's digest says.
     """
 
-    container_names: Many[ContainerName] = ()
+    container_names: Annotated[Many[ContainerName], AfterValidator(_few)] = ()
 
 
 class Disk(Part):

@@ -160,6 +160,8 @@ interfaces: [{id: ui, type: foo, port: nope}]
         ({"containers": {}}, "containers", "1 to 32"),
         ({"containers": []}, "containers", "keys and values"),
         ({"homepage": "javascript:alert(1)"}, "homepage", "https"),
+        ({"adopt": {"container_names": ["--all"]}}, "adopt.container_names[0]", "not a name of a container"),
+        ({"adopt": {"container_names": [f"x{n}" for n in range(65)]}}, "adopt.container_names", "65 names"),
     ],
 )
 def test_hostile_and_wrong_values_are_refused_by_key_path(more: dict[str, Any], path: str, says: str) -> None:  # R-MF2
