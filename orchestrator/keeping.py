@@ -73,7 +73,7 @@ class Keeper:
         want = await self._generations.wanted(record.name, loaded, running=running)
 
         async def before_start() -> None:
-            await self._check_providers(record.name, loaded.providers)
+            await self.check_providers(record.name, loaded.providers)
 
         await converge(self._machine, want, loaded.source, before_start=before_start)
         if lost:
@@ -114,7 +114,8 @@ class Keeper:
                     step = StopUnits(tuple(reversed(app.services)), stop_seconds(app))
                     await take(self._machine, step, None, app.names)
 
-    async def _check_providers(self, name: AppName, providers: Mapping[str, AppName]) -> None:
+    async def check_providers(self, name: AppName, providers: Mapping[str, AppName]) -> None:
+        """Raises Waiting while an app that serves a dependency is not well (R-ST14)."""
         for provider in dict.fromkeys(providers.values()):
             record = self._state.app(provider)
             if record is None or record.generation is None:

@@ -167,6 +167,8 @@ def _unfit(box: Stranger, whose: Belongings) -> Iterator[str]:
         yield f"{box.name} belongs to the app {whose.containers[box.id]}"  # R-MF14
     if box.unit:
         yield f"{box.name} is run by the systemd unit {box.unit}, which would start it again: remove the unit first"
+    if borrowed := [network for network in box.networks if network.startswith(("container:", "ns:"))]:
+        yield f"{box.name} has the network of something else ({borrowed[0][:30]}), which a unit can not keep"
     if box.pod:
         yield f"{box.name} is in a pod, whose network and ports it can not keep"
     if box.passing:
@@ -304,6 +306,11 @@ def _other(manifest: Manifest, label: str, container: Container, box: Stranger) 
     for mount in box.mounts:
         if mount.path not in known and not mount.writable:
             yield f"{mount.path} ({mount.source[:60]}) is not there any more"
+    yield from (f"{label} leaves the network {network}" for network in box.networks)
+    if container.command and box.command != container.command:
+        yield f"{label} is started with other arguments"
+    if box.privileged:
+        yield f"{label} is not privileged any more"
     if container.user is not None and container.user != box.user:
         yield f"{label} runs as the user {container.user}, not {box.user or 'of its image'}"
     variables = {setting.env[label] for setting in manifest.settings if label in setting.env}

@@ -193,6 +193,8 @@ class Rounds:
                     await self._operations.tidy(name)
                     loaded = await self._generations.load(record)
                     if loaded.kept:
+                        if record.desired == "running":
+                            await self._keeper.check_providers(name, loaded.providers)
                         await self._operations.keep(record, loaded)
                         return
                     await self._keeper.make_so(record, loaded, running=record.desired == "running")

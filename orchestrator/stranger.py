@@ -72,6 +72,10 @@ class Stranger:
     """Made with --rm."""
     pod: str = ""
     user_namespace: str = ""
+    networks: tuple[str, ...] = ()
+    """Bridges with names of their own, and `host` or `container:...` where it has no network of its own."""
+    command: tuple[str, ...] = ()
+    privileged: bool = False
 
     @property
     def alive(self) -> bool:
@@ -101,7 +105,19 @@ def stranger(item: Mapping[str, Any]) -> Stranger:
         bool(host.get("AutoRemove")),
         str(item.get("Pod", "")),
         str(host.get("UsernsMode", "")),
+        tuple(sorted(_networks(host, _part(_part(item, "NetworkSettings"), "Networks")))),
+        tuple(map(str, config.get("Cmd") or ())),
+        bool(host.get("Privileged")),
     )
+
+
+_USUAL: Final = frozenset(("", "bridge", "podman", "pasta", "slirp4netns", "none", "private", "default"))
+"""Networks that nobody else is reached by name in (podman-run(1), --network)."""
+
+
+def _networks(host: Mapping[str, Any], joined: Mapping[str, Any]) -> frozenset[str]:
+    mode = str(host.get("NetworkMode", ""))
+    return frozenset((mode, *map(str, joined))) - _USUAL
 
 
 def _part(item: Mapping[str, Any], key: str) -> Mapping[str, Any]:

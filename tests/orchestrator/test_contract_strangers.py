@@ -63,6 +63,7 @@ class Yard:
                 labels={"a": "b"},
                 user="1:1",
                 restart=restart,
+                command=(BUSYBOX, "httpd", "-f", "-p", "8080"),
             )
         return await self.seen()
 
@@ -109,7 +110,8 @@ async def test_a_container_is_seen_as_it_was_made(yard: Yard) -> None:
     ]
     assert made.environment["FOO"] == "a=b"
     assert (made.user, made.restart, made.passing, made.pod, made.unit) == ("1:1", "on-failure:3", False, "", "")
-    assert made.user_namespace == ""
+    assert (made.user_namespace, made.networks, made.privileged) == ("", (), False)
+    assert made.command == (BUSYBOX, "httpd", "-f", "-p", "8080")
 
 
 async def test_it_is_found_by_name_and_by_whole_id_and_by_nothing_else(yard: Yard) -> None:

@@ -100,6 +100,7 @@ def test_the_operator_is_shown_what_is_taken_over_and_what_its_units_will_change
     local = replace(PORT, address="127.0.0.1")
     time = StrangerMount("bind", "/etc/localtime", "/etc/localtime", writable=False)
     id_ = by_hand(node, bundle, ports=(local, StrangerPort(9000, "tcp", 9000)), mounts=(MOUNT, time))
+    node.world.strangers[id_] = replace(node.world.strangers[id_], networks=("friends",), privileged=True)
     offer = run(lambda: node.orchestrator.offer(NOTES, bundle.manifest))
     shown = offer.to_json()
     assert shown["data"] == [{"volume": "data", "source": DATA}]
@@ -110,6 +111,8 @@ def test_the_operator_is_shown_what_is_taken_over_and_what_its_units_will_change
         "port 8088 is reached from the local network too",
         "port 9000 is not published any more",
         "/etc/localtime (/etc/localtime) is not there any more",
+        "web leaves the network friends",
+        "web is not privileged any more",
         "web does without TZ",
     )
     assert "from-before" not in repr(offer) + str(shown)
@@ -374,6 +377,7 @@ MANY: tuple[tuple[dict[str, Any], str], ...] = (
     ({"labels": {"archy.prefix": "other"}}, "belongs to the app of another node"),
     ({"labels": {"PODMAN_SYSTEMD_UNIT": "notes.service"}}, "run by the systemd unit notes.service"),
     ({"pod": "5" * 64}, "is in a pod"),
+    ({"networks": ("container:" + "6" * 64,)}, "has the network of something else"),
     ({"passing": True}, "made with --rm"),
     ({"user_namespace": "keep-id"}, "maps user ids in its own way"),
     ({"state": "paused"}, "is paused"),
@@ -500,6 +504,28 @@ def test_a_fixed_port_that_somebody_else_has_is_told_before_anything_changes(nod
         with pytest.raises(PortTaken, match="process 8"):
             await node.orchestrator.restart(NOTES)
         assert touched(node) == []
+
+    run(work)
+
+
+def test_what_depends_on_others_becomes_a_unit_after_they_are_well(node: Node, tmp_path: Path) -> None:  # R-ST14
+    chain = make_bundle(tmp_path, name=app_name("chain"), containers={"web": container(18090)})
+    bundle = notes(tmp_path, dependencies=[{"id": "chain"}])
+    by_hand(node, bundle, restart="no")
+
+    async def work() -> None:
+        with pytest.raises(Refused, match="chain"):
+            await take_over(node, bundle)
+        await node.orchestrator.install(chain)
+        await take_over(node, bundle)
+        node.world.ill.add(config_of(chain))
+        node.world.reboot()
+        for _ in range(3):
+            await node.tick()
+        assert WEB not in node.world.containers
+        node.world.ill.clear()
+        await node.settle()
+        assert node.world.containers[WEB].places == {"/data": DATA}
 
     run(work)
 
