@@ -5,8 +5,9 @@ A part is loaded when it is first asked for: a verifier needs none of the databa
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from market.parts import loader
 
 if TYPE_CHECKING:
     from market.discovery.documents import DEFAULT_HEAD_LIFE
@@ -34,31 +35,27 @@ if TYPE_CHECKING:
         to_events,
     )
 else:
-    _PARTS = {
-        "documents": "DEFAULT_HEAD_LIFE",
-        "embedded": "relay_command",
-        "events": "Event SchnorrSigner",
-        "examination": "Candidate",
-        "faults": "Fault decide faults_of new_proof_events",
-        "index": "Index open_index",
-        "own": "announced due_heads known_history never_behind refreshed_heads relays_of",
-        "publishing": "PublishResult publish",
-        "reasons": "EXPLAINED Fate Outcome Reason",
-        "relay": "Phase RelayState",
-        "schema": "BadIndex",
-        "searching": "Wanted",
-        "service": "Discovery SyncReport",
-        "signing": "SignedRelease TooLarge refresh_head sign_attestation"
-        " sign_key_revocation sign_provider sign_release sign_revocation to_events",
-    }
-    _PART_OF = {name: part for part, names in _PARTS.items() for name in names.split()}
-
-    def __getattr__(name: str) -> object:
-        if name not in _PART_OF:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = getattr(import_module(f"{__name__}.{_PART_OF[name]}"), name)
-        globals()[name] = found
-        return found
+    __getattr__ = loader(
+        __name__,
+        globals(),
+        {
+            "documents": "DEFAULT_HEAD_LIFE",
+            "embedded": "relay_command",
+            "events": "Event SchnorrSigner",
+            "examination": "Candidate",
+            "faults": "Fault decide faults_of new_proof_events",
+            "index": "Index open_index",
+            "own": "announced due_heads known_history never_behind refreshed_heads relays_of",
+            "publishing": "PublishResult publish",
+            "reasons": "EXPLAINED Fate Outcome Reason",
+            "relay": "Phase RelayState",
+            "schema": "BadIndex",
+            "searching": "Wanted",
+            "service": "Discovery SyncReport",
+            "signing": "SignedRelease TooLarge refresh_head sign_attestation"
+            " sign_key_revocation sign_provider sign_release sign_revocation to_events",
+        },
+    )
 
 
 __all__ = [
