@@ -82,6 +82,7 @@ class Simulation:
         """Pieces as they were verified."""
         self.now = 0.0
         self.duplicate_bytes = 0
+        """Bytes of pieces that somebody else brought."""
 
     def run(self, limit: float) -> None:
         while not self.schedule.complete and not all(actor.gone for actor in self.actors):
@@ -140,6 +141,7 @@ class Simulation:
             if self.schedule.wants(actor.lease):
                 self._bring(actor, actor.lease)
                 continue
+            self.duplicate_bytes += actor.lease.in_piece
             self.schedule.ended(actor.lease, self.now)
             actor.lease = None
             self._ask(number, actor)  # a real source is asked again at once, too
@@ -162,6 +164,8 @@ class Simulation:
             self.verified.add(index)
             if first:
                 self.order.append(index)
+            else:
+                self.duplicate_bytes += self.table.length(index)
             actor.brought += self.table.length(index) if first else 0
 
 
@@ -199,6 +203,18 @@ def test_one_working_source_completes_the_blob_whatever_the_others_do(
     sim.run(limit=600.0)
     assert sim.schedule.complete
     assert sim.verified == set(range(pieces))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 64),
+    st.lists(st.builds(Actor, kind=kinds, rate=rates, latency=st.sampled_from([0.0, 0.1])), min_size=1, max_size=6),
+)
+def test_little_is_fetched_twice_where_everybody_works(pieces: int, sources: list[Actor]) -> None:  # R-SW2
+    sim = Simulation(pieces, sources)
+    sim.run(limit=600.0)
+    assert sim.schedule.complete
+    assert sim.duplicate_bytes <= max(0.02 * sim.table.size, len(sources) * PIECE_SIZE)
 
 
 @settings(max_examples=150, deadline=None)
