@@ -7,7 +7,6 @@ ever more seldom (R-ST4, R-ST17); a lost trigger or wake-up is harmless (R-ST15)
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 
 import trio
@@ -21,6 +20,7 @@ from orchestrator.keeping import Keeper
 from orchestrator.kept import Due, due, look_at
 from orchestrator.machine import Machine
 from orchestrator.operations import Operations
+from orchestrator.patience import Patience
 from orchestrator.plan import Observed, plan
 from orchestrator.state import AppRecord, State
 from orchestrator.status import Finding
@@ -30,8 +30,6 @@ from orchestrator.turns import Turns
 
 log = logging.getLogger(__name__)
 
-BACKOFF = (0, 10, 30, 60, 120, 300)
-"""Seconds to wait after so many failures in a row of one app; it starts at 0 again after a success."""
 QUIET = 0.5
 """Seconds between a wake-up and the look: Podman tells one removal as several events."""
 WHOLE_EVERY = 20
@@ -59,7 +57,7 @@ class Rounds:
         self._turns = turns
         self._seconds = seconds
         self._wake = trio.Event()
-        self._failures: dict[str, tuple[int, float]] = {}
+        self._patience = Patience()
         self._ticks = 0
         self._healing = Healing(machine.care)
 
@@ -69,7 +67,7 @@ class Rounds:
 
     def forgive(self, name: AppName) -> None:
         """The app did well, or its user wants it tried at once: what failed before does not count."""
-        self._failures.pop(name.slug, None)
+        self._patience.forgive(name.slug)
 
     def findings(self) -> tuple[Finding, ...]:
         """What is wrong with Podman's own state and could not be mended, and what was mended (R-FM6)."""
@@ -114,7 +112,7 @@ class Rounds:
         services = [service for _, item in loaded for service in item.app.services]
         # What a brief look leaves out (a unit that waits for a reload) is left by a step that failed, or by a crash,
         # and a process begins with a whole look.
-        seen = await self._machine.look(services, whole=whole, brief=not whole and not self._failures)
+        seen = await self._machine.look(services, whole=whole, brief=not whole and not self._patience)
         await self._heal(seen, deep=whole)
         kept = await self._look_at_kept([item for _, item in loaded])
         untidy = self._state.kept.any_superseded()
@@ -135,9 +133,10 @@ class Rounds:
             except Problem:  # told and counted where it is mended; it is this app's alone (R-ST4)
                 as_wanted = False
             if not as_wanted:
-                self._mend(nursery, record.name)
-            elif seen.services is not None:
-                self.forgive(record.name)
+                given_up = record.desired == "running" and "failed" in _states(item, seen)
+                self._mend(nursery, record.name, given_up=given_up)
+            elif record.desired != "running" or _states(item, seen) == {"active"}:
+                self._patience.well(record.name.slug, trio.current_time())
 
     async def _loaded(self, records: Sequence[AppRecord], nursery: trio.Nursery) -> list[tuple[AppRecord, Loaded]]:
         """Those that this node can render; the others are mended, where what is wrong is told and counted (R-ST4)."""
@@ -175,9 +174,13 @@ class Rounds:
         ):
             self.wake()
 
-    def _mend(self, nursery: trio.Nursery, name: AppName) -> None:
-        _, not_before = self._failures.get(name.slug, (0, -math.inf))
-        if name.slug not in self._turns.under_way and trio.current_time() >= not_before:
+    def _mend(self, nursery: trio.Nursery, name: AppName, *, given_up: bool = False) -> None:
+        now = trio.current_time()
+        if name.slug in self._turns.under_way:
+            return
+        if given_up:
+            self._patience.given_up(name.slug, now)
+        if self._patience.over(name.slug, now):
             nursery.start_soon(self._mend_one, name)
 
     async def _mend_one(self, name: AppName) -> None:
@@ -198,10 +201,16 @@ class Rounds:
                         await self._operations.keep(record, loaded)
                         return
                     await self._keeper.make_so(record, loaded, running=record.desired == "running")
+                    self._patience.came_up(name.slug, trio.current_time())
             except Waiting as problem:
                 log.info("an app waits", extra={"app": name.slug, "problem": str(problem)})
             except Problem as problem:
-                count = self._failures.get(name.slug, (0, 0.0))[0] + 1
-                wait = BACKOFF[min(count, len(BACKOFF) - 1)]
-                self._failures[name.slug] = (count, trio.current_time() + wait)
+                self._patience.failed(name.slug, trio.current_time())
                 log.warning("an app is not as wanted", extra={"app": name.slug, "problem": str(problem)})
+
+
+def _states(loaded: Loaded, seen: Observed) -> set[str]:
+    """The states of an app's services, companions apart; none while systemd is unknown."""
+    services = seen.services or {}
+    names = [box.service for box in loaded.app.containers if not box.companion]
+    return {services[name].active for name in names if name in services}

@@ -22,10 +22,10 @@ from orchestrator.faults import CommandTimedOut, Unhealthy
 from orchestrator.generations import Generations, Loaded
 from orchestrator.links import LinkNetwork
 from orchestrator.names import Names
+from orchestrator.patience import BACKOFF
 from orchestrator.plan import Absent, Wanted, plan
 from orchestrator.podman import RootlessPodman
 from orchestrator.quadlet.render import Target, render
-from orchestrator.rounds import BACKOFF
 from orchestrator.systemd import UserSystemd
 from tests.orchestrator.bundles import app_name, container, files_entry, make_bundle, tar_of, write_files
 from tests.orchestrator.nodes import Node, run
