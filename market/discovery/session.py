@@ -270,9 +270,11 @@ class Session:
         if found is None:
             return None
         subscription, event = found
-        for one in self._wanted(subscription):
-            if one.matches(event):
-                return self._matched(subscription, event, len(message))
+        page = self._page
+        if page is not None and subscription == self._name:
+            return self._of_page(page, event, len(message)) if page.filter.matches(event) else None
+        if subscription == _LIVE and any(one.matches(event) for one in self._live):
+            return [Arrived(event, len(message))]
         return None
 
     def _received(self, message: str | bytes) -> list[Action]:
@@ -344,6 +346,9 @@ class Session:
         page = self._page
         if page is None or not self._is_current(subscription):
             return [Arrived(event, size)]
+        return self._of_page(page, event, size)
+
+    def _of_page(self, page: _Page, event: Event, size: int) -> list[Action]:
         news = page.take(event)
         if page.received > 2 * page.limit:
             return [Drop("more events than were asked for")]

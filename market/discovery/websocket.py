@@ -104,7 +104,8 @@ class WebSocket:
     def _cut(self) -> None:
         """Take every whole frame off the buffer."""
         buffer, at, size = self._buffer, 0, len(self._buffer)
-        while size - at >= 2 and self.is_open:
+        is_open = self.is_open
+        while size - at >= 2 and is_open:
             length, header = buffer[at + 1] & 0x7F, 2
             if length == _TWO_BYTES:
                 length, header = int.from_bytes(buffer[at + 2 : at + 4], "big"), 4
@@ -114,7 +115,7 @@ class WebSocket:
                 break
             end = at + header + length
             if length > MAX_MESSAGE_SIZE:  # the library says so to the relay, at the sight of the header
-                self._judge(bytes(buffer[at:]))
+                is_open = self._judge(bytes(buffer[at:]))
                 at = size
             elif end > size:
                 break
@@ -122,12 +123,12 @@ class WebSocket:
                 if buffer[at] in _PLAIN and not buffer[at + 1] & 0x80 and not self._fragmented:
                     self.messages.append(bytes(buffer[at + header : end]))
                 else:
-                    self._judge(bytes(buffer[at:end]))
+                    is_open = self._judge(bytes(buffer[at:end]))
                 at = end
         del buffer[:at]
 
-    def _judge(self, frame: bytes) -> None:
-        """Control frames, fragments, and everything that is wrong."""
+    def _judge(self, frame: bytes) -> bool:
+        """Control frames, fragments, and everything that is wrong. Whether the connection is open after it."""
         self._protocol.receive_data(frame)
         for event in self._protocol.events_received():
             if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
@@ -136,3 +137,4 @@ class WebSocket:
                 if event.fin:
                     self.messages.append(b"".join(self._parts))
                     self._parts.clear()
+        return self.is_open
