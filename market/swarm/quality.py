@@ -58,6 +58,11 @@ class Quality:
             self.rate /= 2
 
     @property
+    def samples(self) -> float:
+        """About how many full samples the rate rests on; no more than a few where there were many."""
+        return self.evidence / EWMA
+
+    @property
     def hedge_after(self) -> float:
         """About the 95th percentile of the time to first byte: the mean and two mean deviations."""
         return HEDGE_SECONDS if self.latency is None else self.latency + 2 * self.deviation

@@ -27,6 +27,9 @@ rate that was measured for less long counts less."""
 SPAN_LATENCIES: Final = 10
 """... or in this many times its time to first byte, so that a far source is not idle between requests; at most what
 is left."""
+RAMP: Final = 4.0
+"""... and at most in this many times the time for which its rate was seen: the first piece often lies in buffers. Half
+of what a far source gets is for its latency, and not held to this."""
 MAX_SPAN_BYTES: Final = 16 * 1024 * 1024
 FIRST_ORIGIN_SPAN_BYTES: Final = 4 * 1024 * 1024
 """An origin of unknown rate starts with this; a peer of unknown rate with one piece, which is all it can spoil."""
@@ -280,7 +283,9 @@ class Schedule:
             # Shorter ones towards the end, so that everybody is done at the same time and at the same place; and none
             # that would go on after it.
             left = self._seconds_left(source)
-            size = quality.rate * max(min(SPAN_SECONDS, left / 2), min(SPAN_LATENCIES * (quality.latency or 0.0), left))
+            far = SPAN_LATENCIES * (quality.latency or 0.0)
+            known_for = max(RAMP * SPAN_SECONDS * quality.samples, far / 2)
+            size = quality.rate * min(known_for, max(min(SPAN_SECONDS, left / 2), min(far, left)))
         return max(1, int(min(size, MAX_SPAN_BYTES)) // self.table.piece_size)
 
     def _split(self, source: SourceState, now: float) -> tuple[int, int] | None:

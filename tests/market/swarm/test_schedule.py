@@ -396,6 +396,22 @@ def test_a_burst_at_the_start_is_soon_forgotten() -> None:
     assert known.rate == 23e6
 
 
+def test_a_source_that_was_seen_for_a_moment_gets_no_long_span() -> None:
+    quality = Quality(latency=0.002)
+    quality.saw_rate(60e6, 0.08)  # a piece within 20 ms
+    states = [SourceState(SourceKind.ORIGIN, Quality(rate=60e6)), SourceState(SourceKind.PEER, quality)]
+    schedule = Schedule(PieceTable(Digest("0" * 64), 256 * PIECE_SIZE, bytes(256 * 32)), states)
+    assert isinstance(schedule.next(0, 0.0), Lease)
+    span = schedule.next(1, 0.0)
+    assert isinstance(span, Lease)
+    assert 2 <= span.end - span.start <= 5, "if it lay in a buffer, the rest of a long span comes at the very end"
+    schedule.ended(span, 0.0)
+    quality.saw_rate(60e6)
+    again = schedule.next(1, 0.1)
+    assert isinstance(again, Lease)
+    assert again.end - again.start == 14
+
+
 def test_no_span_goes_on_after_everything_else_is_there() -> None:
     states = [SourceState(SourceKind.ORIGIN, Quality(rate=80e6)), SourceState(SourceKind.PEER, Quality(20e6, 0.1))]
     count = 48
