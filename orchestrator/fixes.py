@@ -30,7 +30,7 @@ async def fix(findings: Sequence[Finding]) -> tuple[str, ...]:
         if argv := safe_fix(finding):
             try:
                 done = await run(argv, seconds=SECONDS)
-                said = "done" if done.code == 0 else f"ended with {done.code}: {done.stderr.strip()[:200]}"
+                said = "done" if done.code == 0 else f"{done.stderr.strip()[:200]}; as root: sudo {' '.join(argv)}"
             except Problem as problem:
                 said = problem.what
             told.append(f"{finding.name}: {' '.join(argv)}: {said}")

@@ -44,15 +44,26 @@ def ps(context: click.Context) -> None:
     session: Session = context.obj
     result = session.call("ps")
     session.show(result, _ps_text)
-    down = [a["id"] for a in result["apps"] if a["desired"] == "running" and not a["state"].startswith("running")]
+    names = _names(result["apps"])
+    rows = zip(names, result["apps"], strict=True)
+    down = [name for name, a in rows if a["desired"] == "running" and not a["state"].startswith("running")]
     if down and not session.as_json:
         click.echo(f"archy: should run and does not: {safe(', '.join(down))}; `archy logs APP` says why", err=True)
     context.exit(NotRunning.exit_code if down else 0)
 
 
 def _ps_text(result: Mapping[str, Any]) -> str:
-    rows = [(a["id"], a["version"], _state(a), _up(a["containers"]), _doors(a), a["detail"]) for a in result["apps"]]
+    rows = [
+        (name, a["version"], _state(a), _up(a["containers"]), _doors(a), a["detail"])
+        for name, a in zip(_names(result["apps"]), result["apps"], strict=True)
+    ]
     return table(("APP", "VERSION", "STATE", "UP", "OPEN", ""), rows) if rows else "Nothing is installed."
+
+
+def _names(apps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """As commands take them: the id alone, unless another publisher's app has it too (R-MF14)."""
+    ids = [app["id"] for app in apps]
+    return [app["id"] if ids.count(app["id"]) == 1 else f"{app['publisher']}/{app['id']}" for app in apps]
 
 
 def _state(app: Mapping[str, Any]) -> str:
@@ -148,7 +159,10 @@ def _stays(places: Sequence[str]) -> str:
 def logs(session: Session, app: str, lines: int, follow: bool) -> None:
     """The end of an app's journal."""
     if not follow:
-        session.show(session.call("logs", app=app, lines=lines), lambda r: "\n".join(map(_log_line, r["lines"])))
+        session.show(
+            session.call("logs", app=app, lines=lines),
+            lambda r: "\n".join(map(_log_line, r["lines"])) or f"{safe(app)} has written nothing.",
+        )
         return
     name = session.call("logs", app=app, lines=1)["app"]
     rows = [row for row in session.call("ps")["apps"] if f"{row['publisher']}/{row['id']}" == name]
@@ -213,7 +227,7 @@ def _app_settings_text(result: Mapping[str, Any]) -> str:
         (
             f"{s['name']}={s['value']}",
             s["type"],
-            "" if s["value"] == s["default"] else f"not {s['default']}",
+            "" if s["value"] == s["default"] else f"default {s['default']}",
             s["title"],
         )
         for s in result["settings"]
@@ -275,7 +289,7 @@ def doctor(context: click.Context, fix: bool) -> None:
 
 
 def _doctor_text(result: Mapping[str, Any]) -> str:
-    lines = [f"fixed {safe(line)}" for line in result["fixed"]]
+    lines = [f"tried {safe(line)}" for line in result["fixed"]]
     width = max(len(finding["name"]) for finding in result["findings"])
     bad = [finding for finding in result["findings"] if not finding["ok"]]
     for finding in [*(f for f in result["findings"] if f["ok"]), *bad]:
