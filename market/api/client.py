@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from market.api.problems import problem_from_json
-from market.errors import Problem, Unreachable
+from market.errors import Problem, Unreachable, UsageProblem
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 """A listing of every app a node knows stays well below."""
@@ -61,7 +62,7 @@ class ControlClient:
         """Wait for an operation's outcome, handing every progress event to `on_event`. Raises its Problem."""
         after = 0
         while True:
-            answer = self._call("GET", f"/v1/operations/{id_}?after={after}")
+            answer = self._call("GET", f"{_path(id_)}?after={after}")
             for event in answer["events"]:
                 on_event(event)
             after = int(answer["next"])
@@ -72,7 +73,7 @@ class ControlClient:
 
     def cancel(self, id_: str) -> None:
         """Ask an operation to stop."""
-        self._call("DELETE", f"/v1/operations/{id_}")
+        self._call("DELETE", _path(id_))
 
     def listed(self) -> Iterator[Mapping[str, Any]]:
         """The operations the node remembers."""
@@ -93,7 +94,19 @@ class ControlClient:
             connection.close()
         if len(raw) > MAX_ANSWER_BYTES:
             raise Problem("the node's answer is too large", where=str(self._path))
-        value = json.loads(raw)
+        try:
+            value = json.loads(raw)
+        except ValueError as error:
+            raise Unreachable(
+                "what answers is no node of this version", where=str(self._path), remedy="restart `archy up`"
+            ) from error
         if answer.status >= 400:
             raise problem_from_json(value)
         return dict(value)
+
+
+def _path(id_: str) -> str:
+    """Raises UsageProblem for a word that no operation has for its id: it must lead to no other path."""
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", id_):
+        raise UsageProblem(f"no operation {id_[:40]!r}", remedy="`archy op ls` lists them")
+    return f"/v1/operations/{id_}"

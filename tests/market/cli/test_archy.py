@@ -200,6 +200,10 @@ def test_commands_speak_to_the_running_node_and_a_second_node_is_refused(
         assert second.code == 6
         assert "another archy" in second.err
         assert archy("op", "ls", "--json").json["operations"]
+        for word in ("a/b", "x y", "../../v1", "", "\u00e9", "op-0"):
+            answer = archy("op", "wait", "--", word)
+            assert answer.code == 2, answer
+            assert "archy op ls" in answer.err
         node.send_signal(signal.SIGTERM)
         assert node.wait(20) == 0
     assert not (archy.home / "archy.sock").exists()

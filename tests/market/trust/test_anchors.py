@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market.errors import UsageProblem
+from market.errors import EnvironmentLacks, UsageProblem
 from market.trust import AnchorBook, Anchors, DamagedAnchors, NotAPerson, UnknownAnchor, person_id
 from market.trust.anchors import MAX_ANCHORS
 from tests.market.trust.people import did
@@ -131,3 +131,12 @@ def test_labels_and_weights_out_of_bounds_are_refused_and_nothing_is_written(
 def test_more_anchors_than_anybody_names_by_hand_are_refused() -> None:
     with pytest.raises(UsageProblem, match="more than"):
         Anchors.of(did(str(number)) for number in range(MAX_ANCHORS + 1))
+
+
+def test_a_place_that_can_not_be_read_or_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "gone").symlink_to("/proc/nowhere")
+    with pytest.raises(EnvironmentLacks, match="can not be read"):
+        AnchorBook(tmp_path / "folder").list()
+    with pytest.raises(EnvironmentLacks, match="can not be written"):
+        AnchorBook(tmp_path / "gone" / "anchors.json").add(DID)
