@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from market.cli.options import Group, consent_of, json_option
 from market.cli.session import Session
-from market.cli.text import safe, size_text, table
+from market.cli.text import safe, shortened, size_text, table
 from market.cli.trust import show_why
 from market.errors import Refused
+
+REASON: Final = 60
+"""Characters of a reason in a list, so that the columns behind it stay in sight; `archy show` has all of it."""
 
 
 def register(root: click.Group) -> None:
@@ -46,7 +49,7 @@ def _search_text(result: Mapping[str, Any]) -> str:
             _day(r["confirmed"]),
             r["installed"] or "",
             r["publisher"].removeprefix("did:key:")[:16],
-            next(iter(r["verdict"]["reasons"]), ""),
+            shortened(next(iter(r["verdict"]["reasons"]), ""), REASON),
             r["summary"],
         )
         for r in result["results"]

@@ -27,6 +27,13 @@ def size_text(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def shortened(text: str, most: int) -> str:
+    """At most so many characters, cut at a blank where there is one."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most - 3].rpartition(' ')[0] or text[: most - 3]}..."
+
+
 def counted(count: int, noun: str) -> str:
     """`1 event`, `2 events`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market.cli.text import safe, size_text, table
+from market.cli.text import safe, shortened, size_text, table
 
 
 @given(st.text())
@@ -34,3 +34,15 @@ def test_sizes_are_iec() -> None:
         "64.0 MiB",
         "3.0 TiB",
     ]
+
+
+@given(st.text(), st.integers(4, 80))
+def test_what_is_shortened_fits_and_begins_as_it_did(text: str, most: int) -> None:
+    shown = shortened(text, most)
+    assert len(shown) <= most
+    assert shown == text or text.startswith(shown.removesuffix("..."))
+
+
+def test_a_long_reason_is_cut_between_words() -> None:
+    assert shortened("Another publisher: did:key:z6Mk signed this", 30) == "Another publisher:..."
+    assert shortened("as it is", 8) == "as it is"
