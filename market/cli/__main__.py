@@ -1,5 +1,5 @@
 import sys
 
-from market.cli.main import main
+from market.cli import main
 
 sys.exit(main())
