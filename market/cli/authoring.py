@@ -9,19 +9,19 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
 
-from apps.images import image_containers
-from apps.manifest import Manifest, parse_manifest_yaml
 from market.cli.options import Group, json_option
 from market.cli.publishing import chosen_relays, own_index, publish_documents, publishing_options
 from market.cli.session import Session
 from market.cli.text import safe, size_text
 from market.errors import EnvironmentLacks, Problem, UsageProblem
-from market.node.config import split_address
+
+if TYPE_CHECKING:
+    from apps.manifest import Manifest
 
 MAX_JSON_BYTES: Final = 4 * 1024 * 1024
 """Of what packing and signing write: a history of a hundred entries and three documents of 24 KiB, written loosely."""
@@ -48,6 +48,7 @@ def relay() -> None:
 def relay_run(session: Session, listen: str, data: Path | None) -> None:
     """Start an embedded relay with a persistent store, so that one machine or a LAN needs nothing else."""
     from market.discovery import relay_command
+    from market.node.config import split_address
 
     try:
         split_address(listen)
@@ -64,6 +65,8 @@ def app() -> None:
 
 
 def _read_manifest(folder: Path) -> Manifest:
+    from apps.manifest import parse_manifest_yaml
+
     path = folder / "manifest.yml" if folder.is_dir() else folder
     try:
         with path.open("rb") as file:
@@ -154,6 +157,7 @@ def _own_did(session: Session) -> str:
 @click.pass_obj
 def app_pack(session: Session, folder: Path, images: tuple[str, ...], out: Path) -> None:
     """Turn a folder and its images into blobs and a packed manifest, ready to be signed."""
+    from apps.images import image_containers
     from market.packing import pack_app
 
     given = _given_images(images)

@@ -6,17 +6,17 @@ import getpass
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import trio
 
 from market.cli.options import Group, json_option
 from market.cli.session import Session
 from market.cli.text import safe
 from market.errors import NotRunning
-from market.node.config import load_config
-from orchestrator import NodeService, default_service_dir, linger
+
+if TYPE_CHECKING:
+    from orchestrator import NodeService
 
 
 @click.group(cls=Group)
@@ -30,6 +30,8 @@ def service() -> None:
 @click.pass_obj
 def install(session: Session, no_start: bool) -> None:
     """Write the node's unit, enable it and start it. Doing it again brings the unit up to date."""
+    import trio
+
     session.home.create()
     unit = _service(session)
     trio.run(lambda: unit.install(start=not no_start))
@@ -41,6 +43,8 @@ def install(session: Session, no_start: bool) -> None:
 @click.pass_obj
 def uninstall(session: Session) -> None:
     """Stop the node and remove its unit. Apps go on; nothing but the unit is removed."""
+    import trio
+
     unit = _service(session)
     removed = trio.run(unit.uninstall)
     session.show(
@@ -61,6 +65,9 @@ def status(context: click.Context) -> None:
 
 
 def _service(session: Session) -> NodeService:
+    from market.node.config import load_config
+    from orchestrator import NodeService, default_service_dir
+
     # The same interpreter and the same modules as this very command, wherever they are installed.
     argv = (sys.executable, "-m", "market.cli", "--home", str(session.home.root), "up")
     environment = {key: os.environ[key] for key in ("PYTHONPATH",) if os.environ.get(key)}
@@ -69,6 +76,10 @@ def _service(session: Session) -> NodeService:
 
 
 def _state(unit: NodeService) -> dict[str, Any]:
+    import trio
+
+    from orchestrator import linger
+
     found = trio.run(unit.state)
     lingers = linger(getpass.getuser())
     return {

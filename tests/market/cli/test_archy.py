@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import stat
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -126,6 +127,14 @@ def test_help_names_every_command_with_its_whole_first_sentence(archy: Archy) ->
     for words in ((), ("id",), ("app",), ("trust",), ("blob",)):
         shown = archy(*words, "--help").out
         assert "..." not in shown.partition("Commands:")[2].partition("Exit codes")[0]
+
+
+def test_help_loads_nothing_that_it_does_not_need(archy: Archy) -> None:
+    program = (
+        "import sys; sys.argv = ['archy', '--help']; from market.cli import main; main();"
+        "sys.exit(len({'orchestrator', 'pydantic', 'trio', 'sqlite3'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False).returncode == 0
 
 
 def test_identity_is_made_once_with_private_files(archy: Archy) -> None:
