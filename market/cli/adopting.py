@@ -55,7 +55,7 @@ def _take_over(session: Session, offer: Mapping[str, Any], *, yes: bool, allow: 
             raise Refused(
                 f"refused: {'; '.join(planned['verdict']['reasons'])}",
                 where=app,
-                remedy="`archy show` has the evidence",
+                remedy="`archy show --why` has the evidence and what would lift it",
             )
         click.echo(f"{plan_text(planned | {'adoptable': []})}\n{_offer_text(offer)}", err=True)
     consent = consent_of(f"Take over {', '.join(safe(box['name']) for box in offer['containers'])}?", yes=yes)

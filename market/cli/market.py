@@ -135,7 +135,7 @@ def install(session: Session, app: str, yes: bool, allow: tuple[str, ...], offli
             raise Refused(
                 f"refused: {'; '.join(planned['verdict']['reasons'])}",
                 where=planned["app"],
-                remedy="`archy show` has the evidence",
+                remedy="`archy show --why` has the evidence and what would lift it",
             )
         click.echo(plan_text(planned), err=True)
         consent = consent_of(f"Install {safe(planned['title'])} {safe(planned['version'])}?", yes=False)

@@ -6,7 +6,7 @@ Nothing is hidden here for being little trusted (R-TR4): a refused app is listed
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field
 
@@ -18,7 +18,10 @@ from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
 from market.node.verdicts import judged, release_permissions
-from market.trust import Circle, Verdict
+from market.trust import Circle, Outcome, Verdict
+
+MAX_RESULTS: Final = 500
+"""More than anybody reads; each of them gets its verdict."""
 
 
 class Search(Request):
@@ -31,7 +34,7 @@ class Search(Request):
     without: tuple[str, ...] = Field((), max_length=16)
     """Permissions that the app must not ask for."""
     min_score: int = Field(0, ge=0, le=100)
-    limit: int = Field(50, ge=1, le=500)
+    limit: int = Field(50, ge=1, le=MAX_RESULTS)
     offline: bool = False
 
 
@@ -43,19 +46,22 @@ class Show(Request):
 
 
 async def search(node: Node, request: Search, report: Report) -> Mapping[str, Any]:
-    """Listings that match, best rank first."""
+    """Listings that match, best rank first; what is refused comes last, with its reason (R-TR4)."""
     if not request.offline:
         await node.refresh()
     circle = await node.circles.fresh()
     wanted = Wanted(
         request.text, request.category, request.publisher, request.arch, request.without, standing=standing_of(circle)
     )
-    found = node.index.search(wanted, request.limit, node.config.channel)
+    # Points are not in the index: what they narrow has to be looked for among more than is shown.
+    found = node.index.search(wanted, MAX_RESULTS if request.min_score else request.limit, node.config.channel)
     verdicts = [(listing, judged(node, listing, circle)) for listing in found]
     verdicts = [(listing, verdict) for listing, verdict in verdicts if verdict.points >= request.min_score]
+    verdicts.sort(key=lambda one: one[1].outcome is Outcome.REFUSE)
+    shown = verdicts[: request.limit]
     return {
         "schema": "archy/search/1",
-        "results": [{**listing_json(node, listing), "verdict": brief(verdict)} for listing, verdict in verdicts],
+        "results": [{**listing_json(node, listing), "verdict": brief(verdict)} for listing, verdict in shown],
     }
 
 
@@ -93,12 +99,16 @@ def standing_of(circle: Circle) -> dict[str, float]:
 def find_listing(node: Node, word: str) -> Listing:
     """The listing that `word` means. Raises Refused (exit 3) when two publishers use the id, or when none does."""
     publisher, slash, id_ = word.rpartition("/")
+    try:
+        name = AppName(publisher, id_)
+    except Refused as error:  # a slip of the hand is no refusal
+        raise UsageProblem(error.what, remedy=error.remedy) from error
     if slash:
-        listing = node.index.listing(AppName(publisher, id_), node.config.channel)
+        listing = node.index.listing(name, node.config.channel)
         if listing is None:
             raise UsageProblem(f"no app {word!r} is known here", remedy="`archy search` lists what is")
         return listing
-    candidates = node.index.candidates(AppName("", word).id)
+    candidates = node.index.candidates(name.id)
     if not candidates:
         raise UsageProblem(
             f"no app {word!r} is known here", remedy="`archy search` lists what is; `archy relays` says who was asked"

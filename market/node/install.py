@@ -158,7 +158,9 @@ def admit(verdict: Verdict, consent: str, listing: Listing) -> None:
     """Raises Refused where the verdict, or the lack of the operator's own word, stands against an app."""
     if verdict.outcome is Outcome.REFUSE:
         raise Refused(
-            f"refused: {'; '.join(verdict.reasons)}", where=str(listing.app), remedy="`archy show` has the evidence"
+            f"refused: {'; '.join(verdict.reasons)}",
+            where=str(listing.app),
+            remedy="`archy show --why` has the evidence",
         )
     if verdict.outcome is Outcome.ASK and consent != "person" and not verdict.answerable:
         raise Refused(

@@ -75,9 +75,13 @@ _PROOFS: Final[Mapping[FlagKind, tuple[GateKind, str, str]]] = {
     FlagKind.EQUIVOCATION: (
         GateKind.EQUIVOCATION,
         "One document was signed for this version.",
-        "a newer version about which the publisher speaks with one voice",
+        "your own decision which document counts: `archy publisher show` has them",
     ),
-    FlagKind.FORK: (GateKind.FORK, "The publisher has one key history.", "your own decision which history is genuine"),
+    FlagKind.FORK: (
+        GateKind.FORK,
+        "The publisher has one key history.",
+        "your own decision which history is genuine: `archy publisher show` has them",
+    ),
     FlagKind.UNBOUND: (
         GateKind.UNBOUND,
         "The publisher and the Nostr key name each other.",

@@ -225,6 +225,28 @@ def test_policy_is_the_operators_and_powerful_permissions_need_more(
     assert load_config(operator.home.config).refuse_below == 10
 
 
+def test_what_is_refused_is_found_last_with_its_reason_and_points_narrow_more_than_one_page(
+    publisher: Publisher, operator: Operator
+) -> None:  # R-TR4
+    publisher.bring("1.0.0", ["http://127.0.0.1:1"], app="lastonce", internet="outbound")
+    publisher.bring("1.0.0", ["http://127.0.0.1:1"], app="lastonce-good")
+    operator.do(("config", {"assignments": ["never_allow=internet"]}))
+
+    def found(**filters: Any) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = operator.do(("search", {"text": "lastonce", **filters}))["results"]
+        return rows
+
+    good, refused = found()
+    assert [good["id"], refused["id"]] == ["lastonce-good", "lastonce"]
+    assert refused["verdict"]["outcome"] == "refuse"
+    assert refused["verdict"]["reasons"]
+    points = refused["verdict"]["points"]
+    assert len(found(limit=1, min_score=points)) == 1
+    assert found(min_score=100) == []
+    with pytest.raises(UsageProblem, match="not an app id"):
+        operator.do(("show", {"app": "No Such"}))
+
+
 def test_a_permission_that_is_never_allowed_refuses_whoever_asks(
     publisher: Publisher, origin: BlobServer, operator: Operator
 ) -> None:  # R-TR3
