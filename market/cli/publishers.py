@@ -42,6 +42,11 @@ def publisher_decide(session: Session, publisher: str, keep: str) -> None:
 
 
 def _text(result: Mapping[str, Any]) -> str:
+    if not result["entries"]:
+        return (
+            f"{safe(result['publisher'])}\n  Nothing is known of it. `archy relays` says who was asked;"
+            " the publisher can name a relay to add."
+        )
     lines = [safe(result["publisher"]), f"  apps     {safe(', '.join(result['apps']) or 'none')}"]
     for entry in result["entries"]:
         lines.append(f"  entry {entry['seq']}  {entry['digest']}")

@@ -88,6 +88,8 @@ _PROOFS: Final[Mapping[FlagKind, tuple[GateKind, str, str]]] = {
         "the publisher's identity, published under the Nostr key it names",
     ),
 }
+_OTHERS: Final = {FlagKind.WITHHELD: "a relay that shows what was withdrawn: `archy relays add` adds one"}
+_NEWER_NODE: Final = "a newer node that knows this check"
 _HEAD_FLAGS: Final = frozenset({FlagKind.STALE, FlagKind.NO_HEAD})
 
 
@@ -124,9 +126,9 @@ def _proof(kind: FlagKind, flags: Iterable[Flag]) -> Gate:
 
 
 def _unknown_proofs(flags: Iterable[Flag]) -> tuple[Gate, ...]:
-    """A kind that this table does not know speaks against the app all the same."""
+    """A kind that the table above does not know speaks against the app all the same."""
     return tuple(
-        Gate(GateKind.OTHER, GateState.REFUSE, flag.text, flag.evidence, "a newer node that knows this check")
+        Gate(GateKind.OTHER, GateState.REFUSE, flag.text, flag.evidence, _OTHERS.get(flag.kind, _NEWER_NODE))
         for flag in flags
         if flag.kind not in _PROOFS and flag.kind not in _HEAD_FLAGS
     )

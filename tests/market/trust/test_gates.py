@@ -39,6 +39,13 @@ def test_a_proof_of_an_unknown_kind_refuses() -> None:  # R-TR3
     assert failed(found) == [("other", "refuse")]
 
 
+def test_a_revocation_that_no_relay_shows_refuses_until_one_does() -> None:  # R-TR3
+    found = verdict(listing(Flag(FlagKind.WITHHELD, "Something was withdrawn.", ("d1",))))
+    assert found.outcome is Outcome.REFUSE
+    [gate] = [gate for gate in found.gates if gate.state is GateState.REFUSE]
+    assert "archy relays add" in gate.lifted_by
+
+
 def test_a_stale_head_asks_for_the_operators_word_and_names_the_silence() -> None:  # R-DS4
     found = verdict(listing(Flag(FlagKind.STALE, "stale"), head_expires=NOW - 12 * DAY))
     assert found.outcome is Outcome.ASK
