@@ -129,7 +129,7 @@ def uninstall(session: Session, app: str, purge: str | None, keep_data: bool, ev
     drop = [] if keep_data or purge is not None else _given_up(session, app)
     session.show(
         session.call("uninstall", app=app, purge=purge, even_if_needed=even_if_needed, drop=drop),
-        lambda r: f"{safe(r['app'])} is removed; its data was {r['data']}{_without(r['dropped'])}.{_stays(r['stays'])}",
+        lambda r: f"{safe(r['app'])} is removed; its data was {r['data']}{_without(r['dropped'])}{_stays(r)}.",
     )
 
 
@@ -145,9 +145,12 @@ def _without(dropped: Sequence[str]) -> str:
     return f", without {safe(', '.join(dropped))}" if dropped else ""
 
 
-def _stays(places: Sequence[str]) -> str:
+def _stays(result: Mapping[str, Any]) -> str:
     """What was there before the app is nobody's to remove but its owner's."""
-    return f" What it was adopted with stays: {safe(', '.join(places))}." if places else ""
+    places = safe(", ".join(result["stays"]))
+    if not places:
+        return ""
+    return f" in {places}" if result["data"] == "kept" else f", but not {places}, which was there before it"
 
 
 @click.command()
