@@ -23,6 +23,7 @@ from orchestrator.apply import dry_run, take
 from orchestrator.building import check_builds, remember_builds
 from orchestrator.bundle import Bundle
 from orchestrator.converge import Report, converge, provide, silent, wait_healthy
+from orchestrator.faults import Unhealthy
 from orchestrator.generations import Generations, Loaded
 from orchestrator.health import ContainerStatus, window
 from orchestrator.hooks import run_hooks
@@ -242,17 +243,28 @@ class Operations:
             running = operation.was_desired == "running"
             if loaded.kept:
                 await self._to_kept(operation, loaded, running=running)
-                self._state.undo(operation)
                 return
             want = await self._generations.wanted(name, loaded, running=running, without=operation.generation)
             await converge(self._machine, want, loaded.source)
         self._state.undo(operation)
 
     async def _to_kept(self, operation: Operation, loaded: Loaded, *, running: bool) -> None:
-        """The units go, and what they took the place of runs again."""
+        """The units go, and what they took the place of runs again.
+
+        When that does not start any more, the journal is closed all the same: it is down, and becomes units at the next
+        look, or is uninstalled. Raises Unhealthy then.
+        """
         await converge(self._machine, await self._generations.absent(operation, purge=True), None)
+        self._state.undo(operation)
         if running:
-            await bring_back(self._machine, loaded)
+            try:
+                await bring_back(self._machine, loaded)
+            except Problem as problem:
+                raise Unhealthy(
+                    f"neither its units nor the adopted containers start: {problem.what}",
+                    where=operation.name.slug,
+                    remedy="podman ps --all, podman logs",
+                ) from problem
 
     async def keep(self, record: AppRecord, loaded: Loaded) -> None:
         """Kept containers are left alone while they are as their user wants them. Raises Problem."""

@@ -87,6 +87,8 @@ class Machine:
     held_ports: dict[int, str] = field(default_factory=dict)
     strangers: dict[str, Stranger] = field(default_factory=dict)
     """Containers that somebody else made, by id."""
+    unstartable: bool = False
+    """They do not start again."""
     places: dict[str, str] = field(default_factory=dict)
     """Folders of the host and volumes that are not this node's: content."""
     calls: list[tuple[str, str]] = field(default_factory=list)
@@ -279,6 +281,8 @@ class Machine:
         box = self.strangers.get(id_)
         if box is None:
             raise CommandFailed(("systemd-run", "podman"), 125, f"no such container {id_}")
+        if self.unstartable:
+            raise CommandFailed(("systemd-run", "podman"), 126, "unable to find network")
         if not box.alive:
             held = {port for other in self.containers.values() for port in other.ports} | self.ports_of_strangers()
             if held & {str(port.host) for port in box.ports}:

@@ -12,7 +12,7 @@ import pytest
 from apps.problems import Problem, Refused, RolledBack
 from orchestrator import NotAdoptable
 from orchestrator.bundle import Bundle
-from orchestrator.faults import PortTaken
+from orchestrator.faults import PortTaken, Unhealthy
 from orchestrator.stranger import Stranger, StrangerMount, StrangerPort
 from tests.fakes.podman_machine import Crash
 from tests.orchestrator.bundles import app_name, container, make_bundle
@@ -232,6 +232,25 @@ def test_units_that_do_not_get_healthy_give_way_to_the_containers_as_they_were(n
         node.world.ill.clear()
         await node.settle()
         assert node.world.strangers == before
+
+    run(work)
+
+
+def test_where_neither_starts_any_more_it_is_told_and_can_still_be_uninstalled(node: Node, tmp_path: Path) -> None:
+    bundle = notes(tmp_path)
+    by_hand(node, bundle)
+
+    async def work() -> None:
+        await take_over(node, bundle)
+        node.world.ill.add(config_of(bundle))
+        node.world.unstartable = True
+        with pytest.raises(Unhealthy, match="neither its units nor the adopted containers start"):
+            await node.orchestrator.restart(NOTES)
+        assert not node.state.open_operations()
+        await node.tick()  # tries again by itself
+        await node.orchestrator.uninstall(NOTES, purge=False)
+        assert not any((node.units(), node.world.containers, node.world.strangers))
+        assert list(node.world.places) == [DATA]
 
     run(work)
 
