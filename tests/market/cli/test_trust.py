@@ -39,7 +39,7 @@ def test_a_check_that_does_not_hold_names_its_evidence_and_what_lifts_it() -> No
     assert "is refused" in text
     assert "REFUSED  Two different documents were signed." in text
     assert "evidence: d1" in text
-    assert "lifted by: a newer version" in text
+    assert "lifted by: your own decision" in text
 
 
 def test_a_note_or_flag_can_not_drive_the_terminal() -> None:
