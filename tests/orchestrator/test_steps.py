@@ -203,6 +203,11 @@ CALLS: tuple[tuple[type, str, tuple[Any, ...], dict[str, Any]], ...] = (
     (RootlessPodman, "remove_network", ("x",), {}),
     (RootlessPodman, "remove_volume", ("x",), {}),
     (RootlessPodman, "addresses", (("x",),), {}),
+    (RootlessPodman, "strangers", (("x",),), {}),
+    (RootlessPodman, "start", ("x",), {"seconds": 60, "slice_": "x.slice"}),
+    (RootlessPodman, "stop", ("x",), {"grace": 10}),
+    (RootlessPodman, "set_restart", ("x", "no"), {}),
+    (RootlessPodman, "discard", (("x",),), {}),
 )
 
 
