@@ -69,7 +69,9 @@ class Takeovers:
         strangers = [await self._given(box) for box in found]
         offer = make_offer(name, manifest, self._arch, strangers, self._belongings(name))
         if lost := sorted(home.source for home in offer.homes.values() if not self._is_there(home)):
-            raise NotAdoptable(f"not folders: {', '.join(lost)}", where=str(name), remedy="podman inspect CONTAINER")
+            raise NotAdoptable(
+                f"no folders, or behind a link: {', '.join(lost)}", where=str(name), remedy="podman inspect CONTAINER"
+            )
         return offer
 
     async def present(self, manifest: Manifest) -> tuple[str, ...]:

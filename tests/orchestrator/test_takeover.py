@@ -425,6 +425,13 @@ def test_a_container_that_could_not_be_kept_or_is_not_its_own_is_refused(
     assert why in refused(node, bundle)
 
 
+def test_data_behind_a_link_is_refused(node: Node, tmp_path: Path) -> None:  # R-MF14: it may lead elsewhere tomorrow
+    bundle = notes(tmp_path)
+    by_hand(node, bundle)
+    node.world.places.clear()
+    assert f"no folders, or behind a link: {DATA}" in refused(node, bundle)
+
+
 def test_an_image_of_another_digest_is_refused(node: Node, tmp_path: Path) -> None:  # R-ST7, R-MF11
     bundle = notes(tmp_path)
     by_hand(node, notes(tmp_path, "0"))
