@@ -1,10 +1,11 @@
-"""What the field does to a node, on real systemd and Podman: its process is killed in every state of the journal,
-Podman becomes slow.
+"""What the field does to a node, on real systemd and Podman: its process is killed in every state of the journal, an
+app crashes without end beside a healthy one, Podman becomes slow.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from tests.orchestrator.driver import web_container
 from tests.system.conftest import MakeNode
 from tests.system.lab import SOURCE, Node
+from tests.system.test_app_features import slug
 from tests.system.test_orchestrator import DEADLINE, DRIVER, STEM, drive, left_behind, page, sh, volumes
 from tests.system.test_service import archy, started
 
@@ -95,6 +97,52 @@ def test_sigkill_in_the_middle_of_a_removal_is_finished_and_keeps_the_data(clean
     assert in_journal(clean)
     assert left_behind(clean) == ""
     assert volumes(clean) == [f"{STEM}-data"]
+
+
+@pytest.mark.timeout(300)
+def test_an_app_that_crashes_without_end_delays_no_other(clean: Node) -> None:  # R-ST4
+    serve = f"exec {BUSYBOX} httpd -f -p 8080 -h /www"
+    sick = f"if test -e /data/ill; then {BUSYBOX} sleep 20; exit 1; fi; {serve}"
+    ask = {"cmd": [BUSYBOX, "wget", "-qO-", "http://127.0.0.1:8080/"], "interval": 1, "timeout": 2, "start_period": 5}
+    db = web_container(None, health=ask, command=[BUSYBOX, "sh", "-c", sick])
+    drive(
+        clean, "install", version="1.0.0", containers={"db": db, "web": web_container(18080, needs=["db"], mounts=[])}
+    )
+    drive(clean, "install", version="1.0.0", id="other", port=18081)
+    watch = ["systemd-run", "--user", "--unit=archy-watch", f"--working-directory={SOURCE}"]
+    clean.run([*watch, *DRIVER, "watch", json.dumps({"tick": 1})])
+    well = f"archy-{slug('other')}-web"
+    since = f"systemctl --user show -P ActiveEnterTimestampMonotonic {well}.service"
+
+    def back() -> float:
+        """Seconds until the healthy app is up again that was stopped behind the node's back."""
+        # A stop in the middle of its start would cancel the start, which counts as a failure of its own
+        calm = f"[ $(( $(cut -d. -f1 /proc/uptime) - $({since}) / 1000000 )) -ge 3 ]"
+        clean.wait_until(["sh", "-c", calm], SECONDS)
+        before = sh(clean, since).strip()
+        began = time.monotonic()
+        sh(clean, f"systemctl --user stop {well}.service", check=False)  # the orchestrator may be quicker and cancel it
+        up = f"[ $({since}) != {before} ] && systemctl --user is-active -q {well}.service"
+        clean.wait_until(["sh", "-c", f"{up} && busybox wget -qO- http://127.0.0.1:18081/"], SECONDS, every=0.1)
+        return time.monotonic() - began
+
+    try:
+        clean.wait_until(["sh", "-c", "journalctl --user -u archy-watch | grep -q watching"], SECONDS)
+        alone = back()
+        sh(
+            clean,
+            f"podman exec {STEM}-db {BUSYBOX} touch /data/ill; systemctl --user stop {STEM}-db.service",
+            check=False,
+        )
+        starting = f"systemctl --user show -P ActiveState {STEM}-db.service | grep -q activating"
+        for _ in range(2):
+            clean.wait_until(["sh", "-c", starting], SECONDS)
+            beside = back()
+            # One after the other, it would wait for a start that takes 20 seconds to fail
+            assert beside < max(10.0, 3 * alone), f"{beside:.1f} s beside it, {alone:.1f} s alone"
+        assert page(clean, 18081) == "other 1.0.0\n"
+    finally:
+        clean.run(["systemctl", "--user", "stop", "archy-watch.service"], check=False)
 
 
 @pytest.mark.timeout(400)
