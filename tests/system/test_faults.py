@@ -18,6 +18,7 @@ from tests.system.test_app_features import slug
 from tests.system.test_orchestrator import DEADLINE, DRIVER, STEM, drive, left_behind, page, sh, volumes
 from tests.system.test_service import archy, started
 
+pytestmark = pytest.mark.faults
 BUSYBOX = "/bin/busybox"
 BIN = "/home/op/bin"
 PATH = f"{BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -103,6 +103,7 @@ def test_a_hand_made_container_runs_on_untouched_becomes_a_unit_and_leaves_its_d
     assert sh(clean, f"cat '{FOLDER}/note'") == "from before\n"
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_a_version_that_does_not_start_gives_way_to_the_hand_made_container_and_stop_is_honoured(clean: Node) -> None:
     before = by_hand(clean, "hellodata")  # R-ST2, R-ST7, R-FM5
