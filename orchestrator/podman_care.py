@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import time
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -165,14 +166,20 @@ def _is_broken(database: Path) -> bool:
         return True
 
 
+_PARTS: Final = ("-shm", "-wal", "")
+"""A database and what SQLite keeps beside it (sqlite.org/walformat.html), the database last: until then it is found."""
+
+
 def _move_aside(database: Path) -> None:
     old = sorted(database.parent.glob(f"{database.name}.broken-*[0-9]"))
     for path in old[: max(0, len(old) - KEPT_DATABASES + 1)]:
-        path.unlink()
+        for suffix in _PARTS:
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    aside = f"{database.name}.broken-{time.time_ns()}"
     try:
-        for suffix in ("-wal", "-shm"):
-            database.with_name(database.name + suffix).unlink(missing_ok=True)
-        database.rename(database.with_name(f"{database.name}.broken-{time.time_ns()}"))
+        for suffix in _PARTS:
+            with suppress(FileNotFoundError):
+                database.with_name(database.name + suffix).rename(database.with_name(aside + suffix))
     except OSError as error:
         raise Problem(f"the database can not be moved aside: {error.strerror}", where=str(database)) from error
     log.warning("moved a broken database of Podman aside", extra={"path": str(database)})

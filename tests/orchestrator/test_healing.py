@@ -142,6 +142,7 @@ def test_broken_databases_are_kept_and_their_number_is_bounded(tmp_path: Path, m
     async def work() -> None:
         for _ in range(KEPT_DATABASES + 2):
             broken_database(tmp_path / "storage")
+            (tmp_path / "storage" / "db.sql-wal").write_bytes(b"what was not written back")
             signs = await care.look(answered=False, deep=False)
             assert signs == Signs("broken", database_broken=True)
             await care.mend(Ailment.DATABASE)
@@ -149,7 +150,9 @@ def test_broken_databases_are_kept_and_their_number_is_bounded(tmp_path: Path, m
             await care.mend(Ailment.SILENT)
 
     trio.run(work)
-    assert len(list((tmp_path / "storage").iterdir())) == KEPT_DATABASES
+    kept = {path.name for path in (tmp_path / "storage").iterdir()}
+    assert len(kept) == 2 * KEPT_DATABASES
+    assert {name.removesuffix("-wal") for name in kept} <= kept, "each log is beside the database it belongs to"
 
 
 def test_a_sound_or_locked_database_is_not_taken_for_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
