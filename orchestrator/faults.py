@@ -26,7 +26,9 @@ class CommandTimedOut(Problem):
 
     def __init__(self, argv: tuple[str, ...], seconds: float) -> None:
         self.argv, self.seconds = argv, seconds
-        super().__init__(f"{' '.join(argv[:3])} did not end within {seconds:g} s")
+        super().__init__(
+            f"{' '.join(argv[:3])} did not end within {seconds:g} s", remedy="archy doctor says what does not answer"
+        )
 
 
 class CommandMissing(EnvironmentLacks):

@@ -51,6 +51,7 @@ def test_what_went_wrong_is_told_and_not_where_more_is_to_be_read() -> None:
     failed = CommandFailed(("systemctl", "--user", "start", "--", "x.service"), 1, said)
     assert str(failed) == "systemctl start ended with 1: Job for x.service failed because of a timeout."
     assert str(CommandFailed(("systemctl", "--user", "stop"), 1, "")) == "systemctl stop ended with 1"
+    assert "archy doctor" in CommandTimedOut(("podman", "ps"), 30).remedy
 
 
 @pytest.mark.parametrize("cancelled", [True, False])
