@@ -23,7 +23,7 @@ from market.cli.text import safe, size_text
 
 
 class ProgressPrinter:
-    """Shows `{phase, text, done?, total?}` events as they come."""
+    """Shows `{phase, text, done?, total?, unit?}` events as they come; without a unit they count bytes."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -56,23 +56,24 @@ class ProgressPrinter:
         """Take one event."""
         if self._quiet:
             return
-        phase, total = str(event.get("phase", "")), int(event.get("total") or 0)
-        if total and self._bars is not None:
+        phase, total, unit = str(event.get("phase", "")), int(event.get("total") or 0), str(event.get("unit", ""))
+        if total and self._bars is not None and not unit:
             task = self._tasks.get(phase)
             if task is None:
                 task = self._tasks[phase] = self._bars.add_task(phase, total=total, text="")
             text = safe(event.get("text", ""))
             self._bars.update(task, completed=int(event.get("done") or 0), total=total, text=text)
         elif total:
-            self._line_per_quarter(phase, int(event.get("done") or 0), total)
+            self._line_per_quarter(phase, int(event.get("done") or 0), total, unit, safe(event.get("text", "")))
         else:
             self._line(f"{phase:<9} {safe(event.get('text', ''))}")
 
-    def _line_per_quarter(self, phase: str, done: int, total: int) -> None:
+    def _line_per_quarter(self, phase: str, done: int, total: int, unit: str, text: str) -> None:
         quarter = 4 * done // total
         if quarter > self._quarter.get((phase, total), -1):
             self._quarter[phase, total] = quarter
-            self._line(f"{phase:<9} {size_text(done)} of {size_text(total)}")
+            told = f"{done} of {total} {unit}" if unit else f"{size_text(done)} of {size_text(total)}"
+            self._line(f"{phase:<9} {told}  {text}".rstrip())
 
     def _line(self, line: str) -> None:
         if line != self._last:

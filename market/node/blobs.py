@@ -99,7 +99,7 @@ async def add(node: Node, request: AddBlobs, report: Report) -> Mapping[str, Any
         ref = await trio.to_thread.run_sync(_add_file, node.store, Path(word))
         node.store.pin(ref.blake3)
         added.append(ref.to_json())
-        report({"phase": "blobs", "text": word, "done": number + 1, "total": len(request.paths)})
+        report({"phase": "blobs", "text": word, "done": number + 1, "total": len(request.paths), "unit": "files"})
     node.look_at_shared()
     return {"schema": "archy/blobs/1", "blobs": added}
 
@@ -197,7 +197,7 @@ async def verify(node: Node, request: VerifyBlobs, report: Report) -> Mapping[st
     for number, digest in enumerate(wanted):
         problem = await trio.to_thread.run_sync(_check, node.store, digest)
         rows.append({"blake3": digest.hex, "ok": problem is None, "problem": problem or ""})
-        report({"phase": "verify", "text": digest.hex[:16], "done": number + 1, "total": len(wanted)})
+        report({"phase": "verify", "text": digest.hex[:16], "done": number + 1, "total": len(wanted), "unit": "blobs"})
     return {"schema": "archy/blobs-verified/1", "ok": all(row["ok"] for row in rows), "blobs": rows}
 
 

@@ -32,6 +32,11 @@ def test_a_blob_by_its_digest_alone_is_told_about_while_it_comes(tmp_path: Path)
         got = archy("blob", "get", ref.blake3.hex, "--origin", server.url)
     assert (got.code, "verified as a whole" in got.out) == (0, True)
     assert "1.9 MiB of 1.9 MiB" in got.err
+    assert "MB/s from" in got.err
+    files = [tmp_path / "one", tmp_path / "two"]
+    for number, file in enumerate(files):
+        file.write_text(str(number))
+    assert "2 of 2 files" in archy("blob", "add", *map(str, files)).err
 
 
 def test_a_wrong_word_is_told_with_a_remedy(tmp_path: Path) -> None:
