@@ -23,7 +23,7 @@ from market.model import Listing, Release
 from market.node.browse import find_listing
 from market.node.install import admit, fetch_bundle, release_of, require_machine
 from market.node.node import Node
-from market.node.requests import Request
+from market.node.requests import DIGEST_TEXT, Request
 from market.node.running import Report
 from market.node.verdicts import judged, manifest_of, release_permissions, remember_signer
 from orchestrator import Bundle, Orphan
@@ -38,7 +38,7 @@ class Adopt(Request):
     app: str | None = Field(None, max_length=200)
     consent: Literal["yes", "person"] = "yes"
     containers: tuple[str, ...] = Field((), max_length=256)
-    release: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    release: str | None = Field(None, pattern=DIGEST_TEXT)
     allow: tuple[str, ...] = Field((), max_length=64)
     check: bool = False
     offline: bool = False

@@ -20,7 +20,7 @@ from market.model import AppName, BlobRef, Digest, Release
 from market.node.browse import find_listing
 from market.node.node import Node
 from market.node.providers import asked, peers_of
-from market.node.requests import Request
+from market.node.requests import DIGEST_TEXT, Request
 from market.node.running import Report
 from market.node.sharing import refs_of
 from market.swarm import (
@@ -36,7 +36,6 @@ from market.swarm import (
 
 MAX_UNLISTED: Final = 4 * 1024 * 1024 * 1024
 """Bytes of a blob that is fetched by its digest alone, unless the operator says otherwise."""
-_DIGEST: Final = r"^[0-9a-f]{64}$"
 
 
 class AddBlobs(Request):
@@ -48,7 +47,7 @@ class AddBlobs(Request):
 class OneBlob(Request):
     """A blob by its BLAKE3 digest: 64 lower-case hex digits."""
 
-    digest: str = Field(pattern=_DIGEST)
+    digest: str = Field(pattern=DIGEST_TEXT)
 
 
 class GetBlob(OneBlob):
@@ -57,7 +56,7 @@ class GetBlob(OneBlob):
     app: str | None = Field(None, max_length=200)
     origins: tuple[str, ...] = Field((), max_length=16)
     size: int | None = Field(None, ge=0)
-    pieces: str | None = Field(None, pattern=_DIGEST)
+    pieces: str | None = Field(None, pattern=DIGEST_TEXT)
     most: int = Field(MAX_UNLISTED, ge=1)
     pin: bool = True
 

@@ -17,7 +17,7 @@ from market.errors import EnvironmentLacks, Refused, UsageProblem
 from market.model import AppName, Listing, Release
 from market.node.browse import brief, find_listing, listing_json
 from market.node.node import Node
-from market.node.requests import Request
+from market.node.requests import DIGEST_TEXT, Request
 from market.node.running import Report
 from market.node.verdicts import (
     judged,
@@ -49,7 +49,7 @@ class Install(Request):
 
     app: str = Field(max_length=200)
     consent: Literal["yes", "person"]
-    release: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    release: str | None = Field(None, pattern=DIGEST_TEXT)
     allow: tuple[str, ...] = Field((), max_length=64)
     offline: bool = False
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from market.errors import UsageProblem
 from market.node import adopting, app_settings, blobs, browse, install, manage, publishers, settings, trusting, vouching
 from market.node.node import Node
-from market.node.requests import Request
+from market.node.requests import DIGEST_TEXT, Request
 from market.node.running import Report
 
 Perform = Callable[[Node, Any, Report], Awaitable[Mapping[str, Any]]]
@@ -91,5 +91,11 @@ def _parsed(name: str, params: object) -> tuple[_Operation, Request]:
     try:
         return operation, operation.request.model_validate(params)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'params'}: {e['msg']}" for e in error.errors())
+        told = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'params'}: {_plainly(e)}" for e in error.errors())
         raise UsageProblem(told, where=name, remedy="see `archy --help`") from error
+
+
+def _plainly(error: Mapping[str, Any]) -> str:
+    if error.get("ctx", {}).get("pattern") == DIGEST_TEXT:
+        return "a digest has 64 hexadecimal digits, in lower case"
+    return str(error["msg"])

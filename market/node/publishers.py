@@ -31,7 +31,7 @@ from market.errors import Problem, UsageProblem
 from market.identity import Keyring, is_did
 from market.model import AppName
 from market.node.node import Node
-from market.node.requests import Request
+from market.node.requests import DIGEST_TEXT, Request
 from market.node.running import Report
 
 FIRST_SECONDS: Final = 60.0
@@ -52,7 +52,7 @@ class OnePublisher(Request):
 class Decide(OnePublisher):
     """The digest of the document that counts, of those that contradict each other."""
 
-    keep: str = Field(pattern=r"^[0-9a-f]{64}$")
+    keep: str = Field(pattern=DIGEST_TEXT)
 
 
 async def publisher(node: Node, request: OnePublisher, report: Report) -> Mapping[str, Any]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict
+
+DIGEST_TEXT: Final = r"^[0-9a-f]{64}$"
 
 
 class Request(BaseModel):

@@ -44,6 +44,6 @@ def test_a_wrong_word_is_told_with_a_remedy(tmp_path: Path) -> None:
     size = archy("blob", "gc", "--quota", "lots")
     assert (size.code, "20GiB" in size.err) == (2, True)
     digest = archy("blob", "get", "AB" * 32)
-    assert digest.code == 2
+    assert (digest.code, "64 hexadecimal digits, in lower case" in digest.err) == (2, True)
     nobody = archy("blob", "get", "ab" * 32)
     assert (nobody.code, "--origin" in nobody.err) == (2, True)
