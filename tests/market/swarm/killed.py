@@ -2,10 +2,10 @@
 
     python -m tests.market.swarm.killed FOLDER URL DIGEST SIZE PIECES
 
-Writing and recording are threads of their own, so that a count of all steps meets another interleaving each time: a
-second series of rounds counts the writes of pieces alone. Prints one JSON line per round: what was counted and to
-where, pieces that were written before the kill, bytes resumed, bytes fetched afterwards. It forks before trio starts a
-thread, so that each round costs milliseconds and not an interpreter.
+Writing and recording are threads of their own, so that a count of all steps meets another interleaving each time, and
+another number of them: a second series of rounds counts the writes of pieces alone, a third what follows them. Prints
+one JSON line per round: what was counted and to where, pieces that were written before the kill, bytes resumed, bytes
+fetched afterwards. It forks before trio starts a thread, so that each round costs milliseconds and not an interpreter.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from pathlib import Path
 
 import trio
 
-from market.model import BlobRef, Digest
+from market.model import PIECE_SIZE, BlobRef, Digest
 from market.swarm import Fetcher, Source, SourceKind, Store, open_store
 from market.swarm.disk import Disk
 from tests.market.swarm.published import LOOPBACK
 
 MAX_ROUNDS = 200
-STEPS, PIECES = "steps", "pieces"
-"""What is counted: steps of any kind, or writes of pieces only."""
+STEPS, PIECES, REST = "steps", "pieces", "rest"
+"""What is counted: steps of any kind, writes of pieces only, steps after all pieces were written."""
 
 
 class KillingDisk(Disk):
     """Ends the process with SIGKILL before a step, counted from 0; notes finished piece writes in a file."""
 
-    def __init__(self, counted: str, number: int, notes: Path) -> None:
+    def __init__(self, counted: str, number: int, notes: Path, pieces: int) -> None:
         self._counted = counted
+        self._lacking = pieces
         self._left = number
         self._notes = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def _step(self, *, is_piece: bool = False) -> None:
-        if self._counted == PIECES and not is_piece:
+        if (self._counted == PIECES and not is_piece) or (self._counted == REST and self._lacking):
             return
         self._left -= 1
         if self._left < 0:
@@ -58,6 +59,7 @@ class KillingDisk(Disk):
         super().pwrite(fd, data, offset, path)
         if is_piece:
             os.write(self._notes, b".")
+            self._lacking -= 1
 
     def sync_data(self, fd: int, path: Path) -> None:
         self._step()
@@ -112,17 +114,18 @@ def main() -> None:
     folder, url, digest, size, pieces = sys.argv[1:]
     Path(folder).mkdir()
     ref = BlobRef(Digest(digest), int(size), Digest(pieces))
-    for counted in (STEPS, PIECES):
+    for counted in (STEPS, PIECES, REST):
         _series(Path(folder), counted, url, ref)
 
 
 def _series(folder: Path, counted: str, url: str, ref: BlobRef) -> None:
     """Rounds, until one is not killed any more."""
+    pieces = -(-ref.size // PIECE_SIZE)
     for number in range(MAX_ROUNDS):
         root, notes = folder / f"{counted}-{number}", folder / f"{counted}-{number}.notes"
 
         def attempt(root: Path = root, notes: Path = notes, number: int = number) -> None:
-            trio.run(_fetch, root, KillingDisk(counted, number, notes), url, ref)
+            trio.run(_fetch, root, KillingDisk(counted, number, notes, pieces), url, ref)
 
         def again(root: Path = root, notes: Path = notes, number: int = number) -> None:
             resumed, fetched = trio.run(_fetch, root, Disk(), url, ref)
