@@ -1,12 +1,13 @@
 """What was chosen for an app on this node: values of its settings, host ports, who serves its dependencies.
 
 Guarantees: each change is one transaction of the state database. Settings and ports are kept like data, until the
-app is purged; links belong to a generation and go with it; hooks are marked as run once per installation. It holds no
-rule about what may be chosen.
+app is purged; settings on trial are told from those that hold; links belong to a generation and go with it; hooks are
+marked as run once per installation. It holds no rule about what may be chosen.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -45,10 +46,36 @@ class Choices:
     def set_settings(self, app: AppName, values: Mapping[str, str]) -> None:
         """All values at once; what is not among them has its default again."""
         with self._transaction():
-            self._db.execute("DELETE FROM setting_values WHERE slug = ?", (app.slug,))
-            self._db.executemany(
-                "INSERT INTO setting_values VALUES (?, ?, ?)", [(app.slug, *item) for item in sorted(values.items())]
-            )
+            self._replace(app, values)
+
+    def _replace(self, app: AppName, values: Mapping[str, str]) -> None:
+        self._db.execute("DELETE FROM setting_values WHERE slug = ?", (app.slug,))
+        self._db.executemany(
+            "INSERT INTO setting_values VALUES (?, ?, ?)", [(app.slug, *item) for item in sorted(values.items())]
+        )
+
+    def try_settings(self, app: AppName, values: Mapping[str, str]) -> None:
+        """The same on trial: what held before is remembered until `keep_settings` or `take_back`, crashes included."""
+        with self._transaction():
+            before = json.dumps(self.settings(app), sort_keys=True)
+            self._db.execute("INSERT OR IGNORE INTO trials VALUES (?, ?)", (app.slug, before))
+            self._replace(app, values)
+
+    def on_trial(self) -> frozenset[str]:
+        """Slugs of apps whose settings are on trial."""
+        return frozenset(slug for (slug,) in self._rows("SELECT slug FROM trials"))
+
+    def keep_settings(self, app: AppName) -> None:
+        """The app does well with them."""
+        with self._transaction():
+            self._db.execute("DELETE FROM trials WHERE slug = ?", (app.slug,))
+
+    def take_back(self, app: AppName) -> None:
+        """What held before the trial holds again."""
+        with self._transaction():
+            for (before,) in self._rows("SELECT settings FROM trials WHERE slug = ?", app.slug):
+                self._replace(app, json.loads(before))
+            self._db.execute("DELETE FROM trials WHERE slug = ?", (app.slug,))
 
     def ports(self, app: AppName) -> dict[tuple[str, str], int]:
         """Host ports that the node chose, by container and port name."""

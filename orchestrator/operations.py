@@ -326,13 +326,26 @@ class Operations:
         merged = {**before, **values}
         chosen = {key: value for key, value in merged.items() if value is not None}
         self._generations.refuse_breaking(name, settle(manifest, chosen, {}))
-        choices.set_settings(name, chosen)
+        choices.try_settings(name, chosen)
         try:
             await self._prove(record)
         except Problem as problem:
-            choices.set_settings(name, before)
+            choices.take_back(name)
             await self._go_back(record)
             raise _taken_back(name, "new settings, the old ones are back", problem) from problem
+        choices.keep_settings(name)
+
+    async def settle_settings(self, record: AppRecord) -> None:
+        """Finish a change of settings that was cut off: they hold if the app does well with them. Raises Problem."""
+        name, choices = record.name, self._state.choices
+        try:
+            await self._prove(record)
+        except Problem as problem:
+            log.warning("settings are taken back", extra={"app": name.slug, "problem": str(problem)})
+            choices.take_back(name)
+            await self._go_back(record)
+            return
+        choices.keep_settings(name)
 
     async def rotate(self, record: AppRecord, label: str) -> None:
         """Make a secret anew, tell what reads it, and forget the old value once the app is healthy with the new one.

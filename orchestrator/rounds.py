@@ -115,8 +115,11 @@ class Rounds:
         seen = await self._machine.look(services, whole=whole, brief=not whole and not self._patience)
         await self._heal(seen, deep=whole)
         kept = await self._look_at_kept([item for _, item in loaded])
-        untidy = self._state.kept.any_superseded()
+        unfinished = self._state.kept.any_superseded() | self._state.choices.on_trial()
         for record, item in loaded:
+            if record.name.slug in unfinished:
+                self._mend(nursery, record.name)
+                continue
             if item.kept:
                 if kept is None:
                     continue  # unknown
@@ -124,9 +127,6 @@ class Rounds:
                     self._mend(nursery, record.name)
                 else:
                     self.forgive(record.name)
-                continue
-            if record.name.slug in untidy:
-                self._mend(nursery, record.name)
                 continue
             try:
                 as_wanted = await self._as_wanted(record, item, seen, whole=whole)
@@ -192,6 +192,9 @@ class Rounds:
                 if (left := self._state.open_operation(name)) is not None:
                     await self._operations.settle(left)
                 record = self._state.app(name)
+                if record is not None and name.slug in self._state.choices.on_trial():
+                    await self._operations.settle_settings(record)
+                    record = self._state.app(name)
                 if record is not None and record.generation is not None:
                     await self._operations.tidy(name)
                     loaded = await self._generations.load(record)

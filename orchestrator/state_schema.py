@@ -85,5 +85,11 @@ MIGRATIONS: Final = (
         PRIMARY KEY (slug, volume)
     ) STRICT;
     """,
+    """
+    CREATE TABLE trials (
+        slug TEXT PRIMARY KEY REFERENCES apps (slug) ON DELETE CASCADE,
+        settings TEXT NOT NULL
+    ) STRICT;
+    """,
 )
 """Numbered from 1 in `PRAGMA user_version`; a step that was released is never changed."""

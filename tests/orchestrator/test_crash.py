@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from apps.problems import RolledBack
 from orchestrator.bundle import Bundle
 from orchestrator.faults import StateProblem, Unhealthy
 from tests.fakes.podman_machine import Crash
@@ -28,7 +29,7 @@ QUICK = {
 async def crashes(node: Node, at: int, work: Callable[[], Awaitable[object]]) -> bool:
     """Did the process die in the n-th call of the work?"""
     node.world.crash_at = at
-    with suppress(Crash, StateProblem, Unhealthy, BaseExceptionGroup):
+    with suppress(Crash, StateProblem, Unhealthy, RolledBack, BaseExceptionGroup):
         await work()
     dead = node.world.crashed
     node.world.crash_at = None
@@ -123,3 +124,33 @@ def test_a_crash_anywhere_in_an_uninstall_is_finished_by_the_next_process(tmp_pa
         if not run(work):
             return
     raise AssertionError("the operation never ended")
+
+
+@pytest.mark.parametrize("ill", [True, False])
+def test_a_crash_anywhere_in_a_change_of_settings_leaves_what_the_app_does_well_with(tmp_path: Path, ill: bool) -> None:
+    settings = [{"name": "greeting", "default": "Hello", "env": {"web": "GREETING"}}]
+    seen = set()
+    for at in range(MOST_CALLS):
+        folder = tmp_path / str(at)
+        node, bundle = Node(folder), make_bundle(folder, containers=QUICK, settings=settings)
+
+        async def work(node: Node = node, bundle: Bundle = bundle, at: int = at) -> bool:
+            await node.orchestrator.install(bundle)
+            if ill:
+                node.world.ill.add(config(bundle))
+            if not await crashes(node, at, lambda: node.orchestrator.configure(HELLO, {"greeting": "Boo"})):
+                return False
+            node.boot()
+            await node.settle()
+            value = node.orchestrator.settings(HELLO)[0].value
+            [unit] = [path for path in node.settings.unit_dir.iterdir() if path.name.endswith("-web.container")]
+            assert f"GREETING={value}" in unit.read_text(), f"crash at call {at}"
+            assert value == "Hello" or not ill, f"crash at call {at}"
+            assert not node.state.choices.on_trial()
+            seen.add(value)
+            return True
+
+        if not run(work):
+            assert seen == ({"Hello"} if ill else {"Boo"})
+            return
+    raise AssertionError("the change never ended")
