@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from apps.names import AppName
 from apps.problems import Problem, Refused
 from orchestrator.names import folder_of
 from orchestrator.secret_files import sync_folder
-from orchestrator.templates import MAX_TEMPLATE, Facts, fill
+from orchestrator.templates import MAX_TEMPLATE, MAX_TEXT, Facts, fill
 
 PENDING: Final = ".pending"
 """Beside a container's folders: the container that has not seen its newest files yet, and what tells it."""
@@ -181,9 +182,10 @@ def _pending(path: Path) -> tuple[str, str]:
 
 def _read_mark(path: Path) -> str:
     try:
-        if path.is_symlink():
-            return "a link"
-        return _mark(path.read_bytes(), path.stat().st_mode & 0o7777)
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_TEXT:
+            return "nothing that was written here"
+        return _mark(path.read_bytes(), stat.S_IMODE(found.st_mode))
     except OSError:
         return "unreadable"
 

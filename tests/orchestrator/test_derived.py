@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def test_a_file_is_there_before_the_first_start_and_nobody_else_reads_it(node: N
     run(work)
 
 
-@pytest.mark.parametrize("harm", ["edited", "lost", "opened to all", "made a link"])
+@pytest.mark.parametrize("harm", ["edited", "lost", "opened to all", "made a link", "made a pipe", "grown"])
 def test_an_edited_or_lost_file_is_made_again_within_one_tick_and_the_app_restarted(
     node: Node, tmp_path: Path, harm: str
 ) -> None:  # R-FM2
@@ -82,6 +83,11 @@ def test_an_edited_or_lost_file_is_made_again_within_one_tick_and_the_app_restar
                 path.unlink()
             case "opened to all":
                 path.chmod(0o666)
+            case "made a pipe":
+                path.unlink()
+                os.mkfifo(path)
+            case "grown":
+                os.truncate(path, 1 << 40)  # more than any memory holds
             case _:
                 path.rename(tmp_path / "elsewhere")
                 path.symlink_to(tmp_path / "elsewhere")
