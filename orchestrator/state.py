@@ -154,9 +154,9 @@ class State:
             except BaseException:
                 self._roll_back()
                 raise
-        except sqlite3.IntegrityError as error:
-            raise Busy("another operation on this app is under way", remedy="wait for it to end") from error
         except sqlite3.Error as error:
+            if isinstance(error, sqlite3.IntegrityError) and "operations.slug" in str(error):
+                raise Busy("another operation on this app is under way", remedy="wait for it to end") from error
             raise _translated(error, self._path) from error
 
     def _roll_back(self) -> None:
