@@ -202,7 +202,7 @@ def test_read_only_home_is_told_and_nothing_is_changed(square: Square) -> None:
     node.run(["mkdir", "-p", "/home/op/frozen"])
     node.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", "/home/op/frozen"], user="root")
     done = node.run(["archy", "--home", "/home/op/frozen/home", "ps"], check=False)
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert "Read-only file system" in done.stderr
     assert "--home" in done.stderr
     assert "Traceback" not in done.stderr
