@@ -48,6 +48,7 @@ def mended(node: Node) -> None:
     assert "archy.app:" in labels, "the volume has lost its labels"
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "break_it",
