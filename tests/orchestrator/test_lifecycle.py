@@ -493,7 +493,8 @@ def test_a_podman_that_hangs_keeps_nobody_waiting_for_a_list_that_is_known(
         assert status.detail == "stale: no answer from this machine within 5 s"
         node.restart()
         (status,) = await node.orchestrator.status()
-        assert (status.state, status.detail) == ("unknown", "stale: podman ps --all did not end within 30 s")
+        told = "stale: podman ps --all did not end within 30 s (archy doctor says what does not answer)"
+        assert (status.state, status.detail) == ("unknown", told)
 
     run(work)
 
