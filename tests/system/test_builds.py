@@ -165,7 +165,6 @@ def test_the_node_killed_in_the_middle_of_a_build_leaves_nothing_and_builds_when
     assert left_of(stand, SLOW) == ""
 
 
-@pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_a_step_that_somebody_else_left_in_the_store_is_not_taken_for_one_of_the_build(stand: Stand) -> None:
     says = "/bin/busybox sleep 4; if [ -e /evil/x ]; then echo poisoned; else echo clean; fi > /bin/mark"
