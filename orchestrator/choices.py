@@ -8,13 +8,11 @@ marked as run once per installation. It holds no rule about what may be chosen.
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from apps.names import AppName
+from orchestrator.tables import Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +24,8 @@ class Link:
     provider: AppName
 
 
-class Choices:
+class Choices(Tables):
     """The tables; made by `State.choices`."""
-
-    def __init__(
-        self,
-        db: sqlite3.Connection,
-        transaction: Callable[[], AbstractContextManager[None]],
-        rows: Callable[..., list[Any]],
-    ) -> None:
-        self._db = db
-        self._transaction = transaction
-        self._rows = rows
 
     def settings(self, app: AppName) -> dict[str, str]:
         """Values that the operator gave, by the setting's name."""

@@ -7,26 +7,15 @@ until the app is purged, as data does. It holds no rule about what may be adopte
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from apps.names import AppName
 from orchestrator.homes import Home, KeptContainer
+from orchestrator.tables import Tables
 
 
-class KeptRows:
+class KeptRows(Tables):
     """The tables; made by `State.kept`."""
-
-    def __init__(
-        self,
-        db: sqlite3.Connection,
-        transaction: Callable[[], AbstractContextManager[None]],
-        rows: Callable[..., list[Any]],
-    ) -> None:
-        self._db = db
-        self._transaction = transaction
-        self._rows = rows
 
     def of(self, app: AppName, generation: int) -> tuple[KeptContainer, ...]:
         """The containers that a generation is made of, by label; none for one of units."""

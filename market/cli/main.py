@@ -88,7 +88,9 @@ def _leave(problem: Problem, as_json: bool) -> NoReturn:
 
 
 def _let_go_of_stdout() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    stdout: TextIO | None = sys.stdout
+    if stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
 def _run() -> object:
