@@ -18,8 +18,8 @@ from orchestrator.bundle import Bundle
 from orchestrator.stranger import Stranger
 from tests.fakes.podman_machine import Crash
 from tests.orchestrator.nodes import Node, run
+from tests.orchestrator.strangers import DATA, NOTES, WEB, by_hand, config_of, notes, take_over
 from tests.orchestrator.test_adoption import lose_database
-from tests.orchestrator.test_takeover import DATA, NOTES, WEB, by_hand, config_of, notes, take_over
 
 crashes = st.none() | st.integers(0, 40)
 
