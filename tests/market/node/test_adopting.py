@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from market.errors import Refused, UsageProblem
-from market.packing import pack_app
 from orchestrator.stranger import StrangerMount, StrangerPort
 from tests.fakes.blob_servers import BlobServer
 from tests.market.cli.archy import Answer
-from tests.market.layouts import layer, write_layout
+from tests.market.node.notes import NotesPublisher
 from tests.market.node.operators import Operator
 from tests.market.node.test_app_settings import with_node
 from tests.market.node.test_market import app_of
@@ -38,22 +36,15 @@ adopt: {{container_names: [notes]}}
 """
 
 
-class NotesPublisher(Publisher):
+class Adoptable(NotesPublisher):
     """Packs an app that offers to take over a container called notes."""
 
-    def pack(self, version: str, **_: Any) -> dict[str, Any]:
-        source = self.folder / f"notes-{version}"
-        source.mkdir(parents=True)
-        (source / "manifest.yml").write_text(MANIFEST.format(version=version))
-        image = write_layout(source / "image", [layer("version", version.encode())])
-        pack_app(source, {"web": image}, self.www)
-        manifest: dict[str, Any] = json.loads((self.www / "manifest.json").read_bytes())
-        return manifest
+    manifest = MANIFEST
 
 
 @pytest.fixture
 def publisher(tmp_path: Path, relay_url: str) -> Publisher:
-    return NotesPublisher(tmp_path / "publisher", relay_url)
+    return Adoptable(tmp_path / "publisher", relay_url)
 
 
 @pytest.fixture

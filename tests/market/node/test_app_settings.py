@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,12 +15,11 @@ from market.node.home import Home
 from market.node.node import open_node
 from market.node.operations import perform
 from market.node.ports import OrchestratorPort
-from market.packing import pack_app
 from market.service import running
 from orchestrator import Finding
 from tests.fakes.blob_servers import BlobServer
 from tests.market.cli.archy import Answer, Archy
-from tests.market.layouts import layer, write_layout
+from tests.market.node.notes import NotesPublisher
 from tests.market.node.operators import GOOD_MACHINE, Operator, unwrapped
 from tests.market.node.test_market import app_of
 from tests.market.square import Publisher
@@ -46,22 +44,15 @@ settings:
 """
 
 
-class NotesPublisher(Publisher):
+class Configurable(NotesPublisher):
     """Packs an app with settings and secrets."""
 
-    def pack(self, version: str, **_: Any) -> dict[str, Any]:
-        source = self.folder / f"notes-{version}"
-        source.mkdir(parents=True)
-        (source / "manifest.yml").write_text(MANIFEST.format(version=version))
-        image = write_layout(source / "image", [layer("version", version.encode())])
-        pack_app(source, {"web": image}, self.www)
-        manifest: dict[str, Any] = json.loads((self.www / "manifest.json").read_bytes())
-        return manifest
+    manifest = MANIFEST
 
 
 @pytest.fixture
 def publisher(tmp_path: Path, relay_url: str) -> Publisher:
-    return NotesPublisher(tmp_path / "publisher", relay_url)
+    return Configurable(tmp_path / "publisher", relay_url)
 
 
 @pytest.fixture
