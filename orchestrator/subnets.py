@@ -18,14 +18,15 @@ RANGE: Final = IPv4Network("10.254.0.0/16")
 """Near the end of where Podman itself takes subnets, from the beginning (containers.conf(5), default_subnet_pools)."""
 SIZE: Final = 26
 """Prefix: 61 containers in one app, 1,024 apps on one machine."""
+COUNT: Final = 1 << SIZE - RANGE.prefixlen
 
 
 def choose_subnet(wish: str, taken: Iterable[str]) -> str:
     """A free subnet, by preference the one that `wish` names. Raises Refused when none is free."""
     used = [network for network in map(_parsed, taken) if network is not None and network.overlaps(RANGE)]
-    free = list(RANGE.subnets(new_prefix=SIZE))
-    start = int.from_bytes(hashlib.sha256(wish.encode()).digest()[:4], "big") % len(free)
-    for subnet in free[start:] + free[:start]:
+    start = int.from_bytes(hashlib.sha256(wish.encode()).digest()[:4], "big")
+    for place in range(start, start + COUNT):
+        subnet = IPv4Network((int(RANGE[0]) + place % COUNT * (1 << 32 - SIZE), SIZE))
         if not any(subnet.overlaps(other) for other in used):
             return str(subnet)
     raise Refused("no free subnet for the app's network", remedy=f"keep {RANGE} free: podman network ls, ip route")
