@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -63,19 +64,26 @@ class UnitFolder:
             found[str(path.relative_to(self.folder))] = OwnedFile(owner, text)
 
     def write(self, files: Mapping[str, str]) -> None:
-        """Raises Problem; what was replaced before the fault stays replaced, and the planner sees it."""
+        """All texts are on the disk before the first file is replaced. Raises Problem; what was replaced before the
+        fault stays replaced, and the planner sees it."""
+        waiting: dict[Path, Path] = {}
         try:
             for name, text in sorted(files.items()):
                 path = self.folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_name(f".{path.name}{_UNFINISHED}")
+                temporary = waiting[path] = path.with_name(f".{path.name}{_UNFINISHED}")
                 with temporary.open("w") as file:
                     file.write(text)
                     file.flush()
                     os.fsync(file.fileno())
+            for path, temporary in waiting.items():
                 temporary.replace(path)
-                sync_folder(path.parent)
+            for folder in {path.parent for path in waiting}:
+                sync_folder(folder)
         except OSError as error:
+            for temporary in waiting.values():
+                with suppress(OSError):
+                    temporary.unlink()
             raise Problem(
                 f"units can not be written: {error.strerror}",
                 where=str(self.folder),

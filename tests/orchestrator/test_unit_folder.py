@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from apps.problems import Problem
 from orchestrator.unit_folder import UnitFolder
 
 STEM = "archy-hello-64e1204941"
@@ -66,3 +68,23 @@ def test_a_write_that_was_killed_anywhere_leaves_nothing_once_it_is_undone(tmp_p
         folder.sweep(STEM)
         assert sorted(path.name for path in folder.folder.iterdir()) == sorted(OTHERS), f"killed at {call} {nth}"
     assert kills >= len(FILES)
+
+
+@pytest.mark.parametrize("nth", range(len(FILES)))
+def test_a_disk_that_is_full_in_the_middle_leaves_every_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    folder = UnitFolder(tmp_path, "archy")
+    folder.write(FILES)
+    real, calls = os.fsync, itertools.count()
+
+    def full(descriptor: int) -> None:
+        if next(calls) == nth:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Problem, match="No space left"):
+        folder.write({name: f"{text}# newer\n" for name, text in FILES.items()})
+    found = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == FILES
