@@ -1,8 +1,9 @@
 """Podman's own service at hand for a while: each start of the program costs fifty times what the answer does.
 
 Guarantees: only questions are asked of it, so that nothing it starts lives in our cgroup; nobody else can reach it,
-since its socket has no name by the time it listens; it is gone when the last who wanted it is, or, when this process
-was killed, soon after by itself. What it does not answer at once, its caller asks the program itself.
+since its socket has no name by the time it listens; it is told to end when the last who wanted it is done, for which
+nobody waits, or, when this process was killed, ends soon after by itself. What it does not answer at once, its caller
+asks the program itself.
 Interface: podman-system-service(1), systemd's socket activation (sd_listen_fds(3)), Podman's REST API.
 """
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 SOON: Final = 5.0
 """Seconds for an answer, of which the first takes a tenth of one; then the program is asked, with its own deadline."""
+LINES: Final = 2
+"""Questions that it answers at the same time."""
 SERVES: Final = 20.0
 """Seconds after its start in which it is asked: it would go on reading a state that was mended under its feet."""
 IDLE: Final = 10
@@ -43,14 +46,16 @@ this process is to be told when the node is ready, and nothing of Podman's servi
 
 
 class PodmanService:
-    """One process for all who want it at the same time; one question after the other."""
+    """One process for all who want it at the same time."""
 
     def __init__(self) -> None:
         self._users = 0
         self._process: trio.Process | None = None
-        self._http: http.client.HTTPConnection | None = None
+        self._lines: list[http.client.HTTPConnection] = []
+        self._idle: list[http.client.HTTPConnection] = []
+        """Those of `_lines` on which nobody waits for an answer."""
         self._until = 0.0
-        self._turn = trio.Lock()
+        self._turn = trio.Semaphore(LINES)
 
     @asynccontextmanager
     async def at_hand(self) -> AsyncIterator[None]:
@@ -63,7 +68,7 @@ class PodmanService:
         finally:
             self._users -= 1
             if not self._users:
-                await self._end()
+                self._end()
 
     async def ask(self, path: str) -> bytes | None:
         """The body of an answer; None when it is not at hand, or has no good answer."""
@@ -77,18 +82,25 @@ class PodmanService:
 
     async def _answer(self, path: str) -> tuple[http.client.HTTPMessage, bytes] | None:
         async with self._turn:
-            connection = self._http
-            if connection is None or trio.current_time() >= self._until:
+            if not self._idle or trio.current_time() >= self._until:
                 return None
+            line = self._idle.pop()
             with trio.move_on_after(SOON):
                 try:
-                    return await trio.to_thread.run_sync(_get, connection, path, abandon_on_cancel=True)
+                    answer = await trio.to_thread.run_sync(_get, line, path, abandon_on_cancel=True)
+                    self._put_back(line)
+                    return answer
                 except _NoAnswer as problem:
                     log.info("podman is asked by its program", extra={"problem": str(problem)})
                     if problem.about_this:
+                        self._put_back(line)
                         return None
             self._hang_up()
             return None
+
+    def _put_back(self, line: http.client.HTTPConnection) -> None:
+        if line in self._lines:  # else they were hung up meanwhile
+            self._idle.append(line)
 
     async def _begin(self) -> None:
         try:
@@ -96,10 +108,9 @@ class PodmanService:
         except OSError as error:
             log.info("podman is asked by its program", extra={"problem": str(error)})
             return
+        self._lines = [_line(connection) for connection in connected]
+        self._idle = list(self._lines)
         with listening:
-            self._http = http.client.HTTPConnection("podman", timeout=SOON)
-            self._http.sock = connected
-            self._http.auto_open = 0
             try:
                 self._process = await spawn(("/bin/sh", "-c", _SCRIPT), listening.fileno(), {"GOGC": LAZY})
             except OSError as error:
@@ -108,16 +119,25 @@ class PodmanService:
                 return
         self._until = trio.current_time() + SERVES
 
-    async def _end(self) -> None:
+    def _end(self) -> None:
         self._hang_up()
         process, self._process = self._process, None
         if process is not None:
-            await end_group(process)
+            # `end_group` is shielded: what ends the run in which this is waits for it
+            trio.lowlevel.spawn_system_task(end_group, process)
 
     def _hang_up(self) -> None:
-        connection, self._http = self._http, None
-        if connection is not None and connection.sock is not None:
-            connection.sock.close()  # not connection.close(), which waits for an answer that is being read
+        lines, self._lines, self._idle = self._lines, [], []
+        for line in lines:
+            if line.sock is not None:
+                line.sock.close()  # not line.close(), which waits for an answer that is being read
+
+
+def _line(connected: socket.socket) -> http.client.HTTPConnection:
+    line = http.client.HTTPConnection("podman", timeout=SOON)
+    line.sock = connected
+    line.auto_open = 0
+    return line
 
 
 class _NoAnswer(Exception):
@@ -142,22 +162,22 @@ def _get(connection: http.client.HTTPConnection, path: str) -> tuple[http.client
     return answer.headers, body
 
 
-def _joined() -> tuple[socket.socket, socket.socket]:
-    """A listening socket and one that is connected to it; its name is gone again, so that there is no third."""
+def _joined() -> tuple[socket.socket, tuple[socket.socket, ...]]:
+    """A listening socket and some that are connected to it; its name is gone again, so that there are no others."""
     folder = Path(tempfile.mkdtemp(prefix="archy-"))  # for its owner alone
     path = folder / "s"
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening, *connected = (socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(1 + LINES))
     try:
         listening.bind(str(path))
-        listening.listen(1)
-        connected.connect(str(path))
-        connected.settimeout(SOON)
+        listening.listen(LINES)
+        for each in connected:
+            each.connect(str(path))
+            each.settimeout(SOON)
     except BaseException:
-        listening.close()
-        connected.close()
+        for each in (listening, *connected):
+            each.close()
         raise
     finally:
         path.unlink(missing_ok=True)
         folder.rmdir()
-    return listening, connected
+    return listening, tuple(connected)
