@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -129,10 +130,12 @@ async def installs(rounds: int) -> dict[str, object]:
         await orchestrator.install(made)
         sh("podman", "tag", name, KEPT)
         await orchestrator.uninstall(made.name, purge=True)
-        for _ in range(rounds + 1):  # the first of each warms the disk's cache
-            hand.append(by_hand())
-            sh("podman", "tag", KEPT, name)
-            told: list[tuple[float, str]] = []
+    for _ in range(rounds + 1):  # the first of each warms the disk's cache
+        hand.append(by_hand())
+        sh("podman", "tag", KEPT, name)
+        told: list[tuple[float, str]] = []
+        await all_ended()
+        async with orchestrator_at(WORK / "install") as orchestrator:  # a new one: it remembers no unit it has tried
             began = time.perf_counter()
             await orchestrator.install(made, report=lambda p: told.append((time.perf_counter(), p.phase)))  # noqa: B023
             ours.append(time.perf_counter() - began)
@@ -176,9 +179,27 @@ class Spawned:
 
 
 async def cost(work: Callable[[], Awaitable[object]]) -> float:
+    """CPU seconds of the work, and of every program it started, to the end of the last one."""
     before = cpu()
     await work()
+    await all_ended()
     return cpu() - before
+
+
+async def all_ended() -> None:
+    """Wait for programs that were told to end and for which nobody waits."""
+    with trio.fail_after(10):
+        while any(children(os.getpid())):  # noqa: ASYNC110 - other processes' ends
+            await trio.sleep(POLL)
+
+
+def children(pid: int) -> list[int]:
+    """Those that any of its threads started (proc(5), /proc/PID/task/TID/children)."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # a thread that has just ended
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 async def ticks(apps: int, rounds: int) -> dict[str, object]:
@@ -265,8 +286,7 @@ def processes(root: int) -> list[dict[str, Any]]:
         try:
             sizes = dict(line.split()[:2] for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
             words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:60]
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                front += map(int, (task / "children").read_text().split())
+            front += children(pid)
         except (OSError, ValueError):
             continue  # it has just ended
         found.append({"pid": pid, "what": words, "rss": int(sizes["Rss:"]) * 1024, "pss": int(sizes["Pss:"]) * 1024})
