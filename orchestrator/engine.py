@@ -245,7 +245,7 @@ class Orchestrator:
         async with self._operation(name, "configuring"):
             record = self._generations.record(name)
             await self._keeper.require_known(name)
-            await self._operations.configure(record, values)
+            await self._operations.adjustments.configure(record, values)
             self._rounds.forgive(name)
         return self.settings(name)
 
@@ -262,7 +262,7 @@ class Orchestrator:
         async with self._operation(name, "rotating a secret"):
             record = self._generations.record(name)
             await self._keeper.require_known(name)
-            await self._operations.rotate(record, secret)
+            await self._operations.adjustments.rotate(record, secret)
             self._rounds.forgive(name)
         served = {link.dependant for link in self._state.choices.all_links() if link.provider == name}
         try:

@@ -16,10 +16,11 @@ from typing import TypeAlias
 import trio
 
 from apps.names import AppName
-from apps.problems import Problem, RolledBack, UsageProblem
+from apps.problems import Problem, RolledBack
 from orchestrator import guard
+from orchestrator.adjustments import Adjustments
 from orchestrator.adoption import remembered_homes, remembered_ports, remembered_settings, remembered_subnet
-from orchestrator.apply import dry_run, take
+from orchestrator.apply import dry_run
 from orchestrator.building import check_builds, remember_builds
 from orchestrator.bundle import Bundle
 from orchestrator.converge import Report, converge, provide, silent, wait_healthy
@@ -34,10 +35,9 @@ from orchestrator.offer import Offer
 from orchestrator.plan import Observed
 from orchestrator.podman import Inventory
 from orchestrator.secret_care import lost_for_good, restore_secrets
-from orchestrator.settled import checked_values, settle
+from orchestrator.settled import settle
 from orchestrator.state import AppRecord, Generation, Operation, OpState, State
 from orchestrator.status import Progress
-from orchestrator.steps import WriteSecrets
 from orchestrator.stranger import held_by
 from orchestrator.supported import require_supported
 from orchestrator.unit_folder import OwnedFile
@@ -60,6 +60,7 @@ class Operations:
         self._machine = machine
         self._generations = generations
         self._arch = arch
+        self.adjustments = Adjustments(state, machine, generations, self._prove)
 
     async def inspect(self, bundle: Bundle) -> None:
         """The bundle is what was signed, as far as can be told without a look at the machine. Raises Problem."""
@@ -314,75 +315,12 @@ class Operations:
             self._state.kept.forget_homes(operation.name)
         self._state.forget(operation)
 
-    async def configure(self, record: AppRecord, values: Mapping[str, str | None]) -> None:
-        """Change settings (None: the default again) and restart what they reach, until the app is healthy again.
-
-        Raises UsageProblem for what is no setting or not of its type; RolledBack with the old values in force.
-        """
-        name, choices = record.name, self._state.choices
-        before = choices.settings(name)
-        manifest = self._generations.signed(self._state.generation(name, record.generation or 0))
-        checked_values(manifest, values)
-        merged = {**before, **values}
-        chosen = {key: value for key, value in merged.items() if value is not None}
-        self._generations.refuse_breaking(name, settle(manifest, chosen, {}))
-        choices.try_settings(name, chosen)
-        try:
-            await self._prove(record)
-        except Problem as problem:
-            choices.take_back(name)
-            await self._go_back(record)
-            raise _taken_back(name, "new settings, the old ones are back", problem) from problem
-        choices.keep_settings(name)
-
     async def settle_settings(self, record: AppRecord) -> None:
-        """Finish a change of settings that was cut off: they hold if the app does well with them. Raises Problem."""
-        name, choices = record.name, self._state.choices
-        try:
-            await self._prove(record)
-        except Problem as problem:
-            log.warning("settings are taken back", extra={"app": name.slug, "problem": str(problem)})
-            choices.take_back(name)
-            await self._go_back(record)
-            return
-        choices.keep_settings(name)
-
-    async def rotate(self, record: AppRecord, label: str) -> None:
-        """Make a secret anew, tell what reads it, and forget the old value once the app is healthy with the new one.
-
-        Raises UsageProblem for what is no secret; RolledBack with the old value in force.
-        """
-        name, secrets = record.name, self._machine.secrets
-        manifest = self._generations.signed_now(name)
-        found = next((secret for secret in manifest.generated_secrets if secret.name == label), None)
-        if found is None:
-            listed = ", ".join(secret.name for secret in manifest.generated_secrets) or "none"
-            raise UsageProblem(
-                f"{name.id} has no secret {label[:40]!a}", where=name.id, remedy=f"its secrets: {listed}"
-            )
-        secrets.rotate(name, found)
-        try:
-            loaded = await self._generations.load(record)
-            if record.desired == "running":
-                # Podman may hold another value under that name, of a turn that this node does not know any more
-                await take(self._machine, WriteSecrets((label,)), loaded.source, loaded.source.names)
-            await self._prove(record)
-        except Problem as problem:
-            secrets.turn_back(name, label)
-            await self._go_back(record)
-            raise _taken_back(name, f"new {label}, the old one is back", problem) from problem
-        if record.desired != "running":
-            self._machine.derived.remove(name)  # they hold the old value, and are made again before the next start
-        secrets.settle(name)
-
-    async def _go_back(self, record: AppRecord) -> None:
-        """What held before holds again, whether the app does well with it or not; the ticks go on from there."""
-        try:
-            await self._prove(record, healthy=False)
-        except Problem as problem:
-            log.warning("not as before", extra={"app": record.name.slug, "problem": str(problem)})
+        """Finish a change of settings that was cut off. Raises Problem."""
+        await self.adjustments.settle_settings(record)
 
     async def _prove(self, record: AppRecord, *, healthy: bool = True) -> Proven:
+        """An app as its record, settings and secrets say; it is waited for, unless it may do badly."""
         loaded, running = await self._generations.load(record), record.desired == "running"
         if loaded.kept:  # going back, it was brought back already; stopped, it reads what is new at its start
             return await self.convert(record) if running and healthy else (loaded, ())
@@ -421,12 +359,3 @@ class Operations:
 
 async def _nobody() -> None:
     """Who serves the app has been in the network that they share since it was adopted."""
-
-
-def _taken_back(name: AppName, change: str, problem: Problem) -> RolledBack:
-    """What its operator is told of a change that the app did not bear."""
-    return RolledBack(
-        f"{name.id} did not do well with the {change}: {problem.what}",
-        where=problem.where or name.id,
-        remedy=problem.remedy,
-    )
