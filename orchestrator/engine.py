@@ -92,7 +92,7 @@ class Orchestrator:
             looked = trio.current_time()
             _, seen, _ = await all_of(
                 partial(self._generations.podman, again=True),
-                partial(self._machine.look, (), whole=True, strict=True),
+                partial(self._machine.look, (), whole=True, strict=True, brief=not updating),
                 partial(self._operations.inspect, bundle),
             )
             here = self._state.app(name) is None and is_here(name.slug, seen)

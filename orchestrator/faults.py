@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from apps.problems import EnvironmentLacks, Problem
 
 
@@ -17,6 +19,24 @@ class CommandFailed(Problem):
         # systemctl(1) ends with where to read more, after what went wrong
         said = [line for line in lines if not line.startswith("See ")] or lines
         super().__init__(f"{command} ended with {code}{f': {said[-1]}' if said else ''}")
+
+
+_JOBS: Final = {
+    "canceled": "another request called it off",
+    "dependency": "a unit that it needs failed",
+    "failed": "it ended with an error",
+    "timeout": "it was not up in time",
+}
+
+
+class JobFailed(CommandFailed):
+    """What systemd was told to do did not work, as `systemctl` would say. `result`: how the job ended, in the words of
+    org.freedesktop.systemd1(5), JobRemoved."""
+
+    def __init__(self, verb: str, service: str, result: str) -> None:
+        super().__init__(("systemctl", "--user", verb, "--", service), 1, "")
+        self.result = result
+        self.what = _JOBS.get(result, f"its job ended as {result}")
 
 
 class CommandTimedOut(Problem):

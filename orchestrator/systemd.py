@@ -1,4 +1,4 @@
-"""The user's systemd, through `systemctl --user` and Quadlet's generator; every call has a deadline.
+"""The user's systemd, over its bus or through `systemctl --user`, and Quadlet's generator; every call has a deadline.
 
 Guarantees: one call observes all units of a node; foreign errors arrive as Problems. It refuses to know which units
 should run.
@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import trio
 
 from apps.problems import EnvironmentLacks, Problem
-from orchestrator.faults import CommandFailed
+from orchestrator import systemd_bus
+from orchestrator.faults import CommandFailed, CommandTimedOut, JobFailed
 from orchestrator.process import Completed, run
+from orchestrator.systemd_bus import NoBus
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 QUICK: Final = 20.0
 """Seconds for a question: systemd answers in milliseconds unless the machine is overloaded."""
@@ -120,6 +127,10 @@ class UserSystemd:
         return {state.name: state for state in states if state.name}
 
     async def _listed(self, pattern: str) -> dict[str, UnitState]:
+        try:
+            return {unit[0]: UnitState(*unit) for unit in await systemd_bus.units(pattern)}
+        except NoBus as lack:
+            _tell(lack)
         done = await self._ask(("list-units", "--all", "--output=json", "--", pattern))
         try:
             units = [(str(unit["unit"]), unit["load"], unit["active"], unit["sub"]) for unit in json.loads(done.stdout)]
@@ -128,10 +139,15 @@ class UserSystemd:
         return {name: UnitState(name, str(load), str(active), str(sub)) for name, load, active, sub in units}
 
     async def daemon_reload(self) -> None:
-        await self._ask(("daemon-reload",), seconds=RELOAD)
+        argv = ("daemon-reload",)
+        try:
+            await _within(RELOAD, argv, systemd_bus.reload)
+        except NoBus as lack:
+            _tell(lack)
+            await self._ask(argv, seconds=RELOAD)
 
     async def start(self, services: Sequence[str], *, seconds: float) -> None:
-        await self._ask(("start", "--", *services), seconds=seconds)
+        await self._begin("StartUnit", "start", services, seconds)
 
     async def stop(self, services: Sequence[str], *, seconds: float) -> None:
         try:
@@ -141,7 +157,19 @@ class UserSystemd:
                 raise
 
     async def restart(self, services: Sequence[str], *, seconds: float) -> None:
-        await self._ask(("restart", "--", *services), seconds=seconds)
+        await self._begin("RestartUnit", "restart", services, seconds)
+
+    async def _begin(self, method: str, verb: str, services: Sequence[str], seconds: float) -> None:
+        argv = (verb, "--", *services)
+        try:
+            results = await _within(seconds, argv, partial(systemd_bus.jobs, method, services))
+        except NoBus as lack:
+            _tell(lack)
+            await self._ask(argv, seconds=seconds)
+            return
+        for service, result in results.items():
+            if result not in ("done", "skipped"):
+                raise JobFailed(verb, service, result)
 
     async def reset_failed(self, services: Sequence[str]) -> None:
         if services:
@@ -186,6 +214,17 @@ class UserSystemd:
                 remedy="log in as the user (not with su), or: loginctl enable-linger USER, and set XDG_RUNTIME_DIR",
             )
         return done.checked()
+
+
+async def _within(seconds: float, argv: tuple[str, ...], ask: Callable[[], Awaitable[T]]) -> T:
+    """As long as the program may take. Raises CommandTimedOut, NoBus."""
+    with trio.move_on_after(seconds):
+        return await ask()
+    raise CommandTimedOut(("systemctl", "--user", *argv), seconds)
+
+
+def _tell(lack: NoBus) -> None:
+    log.debug("systemd is asked by systemctl", extra={"problem": str(lack)})
 
 
 def _digest(generator: str, folder: Path) -> bytes:

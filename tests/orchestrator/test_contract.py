@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,6 +177,30 @@ async def test_a_brief_look_tells_the_same_of_who_runs_and_all_of_who_does_not(w
     assert brief[world.service].load == "loaded"
     assert brief[world.service].active in ("inactive", "failed")
     assert brief[nobody].load == "not-found"
+
+
+@contextmanager
+def no_bus(folder: Path) -> Iterator[None]:
+    """A folder for this user's runtime files in which systemd is, and no bus of its own."""
+    folder.mkdir()
+    if REAL:
+        (folder / "systemd").symlink_to(Path(os.environ["XDG_RUNTIME_DIR"], "systemd"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))
+        yield
+
+
+async def test_without_a_bus_systemd_does_and_tells_the_same(world: World) -> None:  # R-ST13
+    await world.place()
+    with no_bus(world.work / "runtime"):
+        await world.systemd.daemon_reload()
+        await world.systemd.start((world.service,), seconds=60)
+        told = await world.systemd.show(PREFIX, (), brief=True)
+        await world.systemd.restart((world.service,), seconds=60)
+        with pytest.raises(CommandFailed):
+            await world.systemd.start(("contract-nobody.service",), seconds=30)
+    assert told == await world.systemd.show(PREFIX, (), brief=True)
+    assert told[world.service].active == "active"
 
 
 async def test_a_stopped_service_takes_its_container_along_and_leaves_the_volume(world: World) -> None:
