@@ -22,7 +22,8 @@ from jeepney.low_level import Message
 from jeepney.wrappers import unwrap_msg
 
 SOON: Final = 5.0
-"""Seconds for a question, which takes a thousandth of one; then the program asks, with its own deadline."""
+"""Seconds for a greeting, and for a question: each takes a thousandth of one. Then the program asks, with its own
+deadline."""
 _MANAGER: Final = DBusAddress(
     "/org/freedesktop/systemd1", bus_name="org.freedesktop.systemd1", interface="org.freedesktop.systemd1.Manager"
 )
@@ -102,9 +103,10 @@ async def _manager() -> AsyncIterator[_Manager]:
     folder = os.environ.get("XDG_RUNTIME_DIR")
     if not folder:
         raise NoBus("XDG_RUNTIME_DIR is not set")
-    connection, fault = None, ""
+    connection, fault = None, f"no greeting within {SOON:g} s"
     try:
-        connection = await open_dbus_connection(f"unix:path={quote(folder)}/bus")
+        with trio.move_on_after(SOON):  # one that hangs up in the middle of it is waited for without end
+            connection = await open_dbus_connection(f"unix:path={quote(folder)}/bus")
     except* (OSError, ValueError, RouterClosed, trio.BrokenResourceError, trio.EndOfChannel) as faults:
         fault = repr(faults.exceptions[0])
     if connection is None:
