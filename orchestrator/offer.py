@@ -22,6 +22,7 @@ from apps.manifest_parts import Container, PortSpec
 from apps.names import AppName
 from apps.problems import Refused
 from orchestrator.homes import Home, KeptContainer
+from orchestrator.quadlet.keys import Version
 from orchestrator.quadlet.render import setting_text
 from orchestrator.settled import as_typed, fits
 from orchestrator.stranger import Stranger, StrangerMount, StrangerPort
@@ -42,6 +43,8 @@ _OURS = re.compile(r"[a-z][a-z0-9]{0,15}-[a-z0-9][a-z0-9-]{1,38}-[0-9a-f]{10}-")
 _SECRET = re.compile(r"[!-~]{1,4096}")
 ADOPTABLE: Final = ("running", "exited", "created", "configured", "stopped")
 """States that mean running or not, and nothing in between."""
+RESTART_SINCE: Final[Version] = (5, 1, 0)
+"""Where `podman update --restart` came, which keeps Podman from starting again what gave way to units."""
 
 
 class NotAdoptable(Refused):
@@ -53,9 +56,10 @@ class NotAdoptable(Refused):
 @dataclass(frozen=True, slots=True)
 class Belongings:
     """What is whose on this node. `containers`: id -> app; `data`: folder or volume -> app; `own`: folders of the node
-    that no app may see; `user`: the user's home folder."""
+    that no app may see; `user`: the user's home folder; `podman`: its version."""
 
     prefix: str
+    podman: Version
     containers: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     own: tuple[str, ...] = ()
@@ -175,6 +179,9 @@ def _unfit(box: Stranger, whose: Belongings) -> Iterator[str]:
         yield f"{box.name} was made with --rm, so that there would be nothing to come back to"
     if box.user_namespace not in ("", "host"):
         yield f"{box.name} maps user ids in its own way ({box.user_namespace}): its data would be somebody else's"
+    if box.restart != "no" and whose.podman < RESTART_SINCE:
+        since = ".".join(map(str, RESTART_SINCE[:2]))
+        yield f"{box.name} is started again by Podman itself, which only Podman {since} can be told to leave"
     if box.state not in ADOPTABLE:
         yield f"{box.name} is {box.state}: start or stop it"
 

@@ -24,6 +24,7 @@ from orchestrator.homes import Home
 from orchestrator.machine import Machine, Settings
 from orchestrator.offer import Belongings, NotAdoptable, Offer, make_offer
 from orchestrator.operations import Operations
+from orchestrator.quadlet.keys import Version
 from orchestrator.settled import settle
 from orchestrator.state import AppRecord, State
 from orchestrator.stranger import Stranger, held_by
@@ -67,7 +68,8 @@ class Takeovers:
         found = await self._machine.podman.strangers(manifest.adopt.container_names)
         found = tuple(box for box in found if box.name in manifest.adopt.container_names)
         strangers = [await self._given(box) for box in found]
-        offer = make_offer(name, manifest, self._arch, strangers, self._belongings(name))
+        whose = self._belongings(name, await self._generations.podman())
+        offer = make_offer(name, manifest, self._arch, strangers, whose)
         if lost := sorted(home.source for home in offer.homes.values() if not self._is_there(home)):
             raise NotAdoptable(
                 f"no folders, or behind a link: {', '.join(lost)}", where=str(name), remedy="podman inspect CONTAINER"
@@ -133,12 +135,13 @@ class Takeovers:
         given = {k: v for k, v in box.environment.items() if k not in usual and f"{k}={v}" not in known}
         return replace(box, environment=given)
 
-    def _belongings(self, name: AppName) -> Belongings:
+    def _belongings(self, name: AppName, podman: Version) -> Belongings:
         kept = self._state.kept
         user = Path.home()
         own = (self._settings.data_dir.parent, self._settings.unit_dir, *(user / folder for folder in PRIVATE))
         return Belongings(
             self._settings.prefix,
+            podman,
             kept.owners(),
             {source: slug for source, slug in kept.owners_of_data().items() if slug != name.slug},
             tuple(map(str, own)),

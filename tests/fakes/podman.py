@@ -22,9 +22,8 @@ from tests.fakes.podman_machine import Box, Machine
 class FakePodman:
     """`machine` is what it shares with the pretended systemd."""
 
-    def __init__(self, machine: Machine, version: Version = (5, 4, 2)) -> None:
+    def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._version = version
 
     @asynccontextmanager
     async def at_hand(self) -> AsyncIterator[None]:
@@ -32,7 +31,7 @@ class FakePodman:
 
     async def version(self) -> Version:
         self._machine.enter("podman", "version")
-        return self._version
+        return self._machine.podman_version
 
     async def containers(self, prefix: str) -> tuple[ContainerSeen, ...]:
         self._machine.enter("podman", "containers")

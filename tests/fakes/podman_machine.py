@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator.faults import CommandFailed, CommandTimedOut
 from orchestrator.links import LinkNetwork
+from orchestrator.quadlet.keys import Version
 from orchestrator.quadlet.text import UnitFile, parse
 from orchestrator.stranger import Stranger
 from tests.fakes.podman_builds import Store, begins_with, build
@@ -60,6 +61,7 @@ class Machine:
     """Everything that survives a crash of the orchestrator."""
 
     unit_dir: Path
+    podman_version: Version = (5, 4, 2)
     loaded: dict[str, tuple[UnitFile, str]] = field(default_factory=dict)
     """Service -> unit, and the text that systemd read."""
     services: dict[str, Service] = field(default_factory=dict)

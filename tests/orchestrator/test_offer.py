@@ -108,6 +108,18 @@ def test_a_container_that_could_not_be_kept_or_is_not_its_own_is_refused(
     assert why in refused(node, bundle)
 
 
+def test_what_podman_would_start_again_by_itself_is_left_to_a_podman_that_can_be_told_not_to(
+    node: Node, tmp_path: Path
+) -> None:  # R-ST7
+    bundle = notes(tmp_path)
+    by_hand(node, bundle)
+    node.world.podman_version = (5, 0, 3)
+    assert "only Podman 5.1 can be told to leave" in refused(node, bundle)
+    node.world.strangers.clear()
+    by_hand(node, bundle, restart="no")
+    assert run(lambda: node.orchestrator.offer(NOTES, bundle.manifest)).ids
+
+
 def test_data_behind_a_link_is_refused(node: Node, tmp_path: Path) -> None:  # R-MF14: it may lead elsewhere tomorrow
     bundle = notes(tmp_path)
     by_hand(node, bundle)
