@@ -21,7 +21,7 @@ def orphaned(things: tuple[str, ...]) -> Finding:
 
 def orphans_unknown(problem: Problem) -> Finding:
     """Podman or systemd did not answer."""
-    return Finding("orphans", False, f"not known: {problem.what}", "podman info")
+    return Finding("orphans", False, f"not known: {problem.what}", problem.remedy or "podman info says why")
 
 
 def lost_secrets(lost: Mapping[str, tuple[str, ...]]) -> tuple[Finding, ...]:

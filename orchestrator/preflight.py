@@ -1,15 +1,23 @@
-"""What the machine lacks for running apps, each finding with the command that mends it. Looks only; changes nothing."""
+"""What the machine lacks for running apps, each finding with the command that mends it. Looks only; changes nothing.
+
+Guarantees: every question has a short deadline of its own and none waits for another, so that a machine in trouble is
+told within seconds which part of it is silent.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import getpass
+import math
 import os
 import re
 import shutil
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Final
+
+import trio
 
 from apps.problems import Problem
 from orchestrator.node_service import linger
@@ -17,6 +25,7 @@ from orchestrator.podman import RootlessPodman
 from orchestrator.process import run
 from orchestrator.status import Finding
 from orchestrator.systemd import generator_path
+from orchestrator.together import all_of
 
 PROGRAMS: Final = {
     "newuidmap": "uidmap",
@@ -34,6 +43,11 @@ PLACES: Final = (
 
 _COUNT: Final = re.compile(r"[0-9]{1,10}")
 
+PATIENCE: Final = 6.0
+"""Seconds for an answer, which takes a tenth of one; with the two in which a program may end, and those for what is
+asked about the apps at the same time, the doctor is done within ten."""
+SILENT_PODMAN: Final = "pgrep --list-full podman shows what may hold its locks: end that, or restart the machine"
+
 MIN_FREE: Final = 2 * 1024**3
 """Bytes: an image and its import, twice over, for an app of ordinary size."""
 
@@ -43,12 +57,24 @@ _TIME_ERROR: Final = 5
 """adjtimex(2): the clock is not synchronised."""
 
 
-async def preflight() -> tuple[Finding, ...]:
-    """Every finding, good and bad. Never raises for what is missing."""
-    asked: tuple[Callable[[], Awaitable[Finding]], ...] = (_podman, _generator, _systemd)
-    found = [await ask() for ask in asked]
+async def preflight(seconds: float = PATIENCE) -> tuple[Finding, ...]:
+    """Every finding, good and bad, within `seconds` and what it takes to end a program.
+
+    Never raises for what is missing.
+    """
+    podman, systemd, disk = await all_of(
+        partial(_within, seconds, "podman", _podman, SILENT_PODMAN),
+        partial(_within, seconds, "user systemd", _systemd, "systemctl --user list-jobs; is the machine overloaded?"),
+        partial(_within, seconds, "disk", _disk, f"df {Path.home()}: is it a network's, and away?"),
+    )
     own = (linger(_user()), _delegation(), _runtime_dir(), _not_root())
-    return (*found, *own, *_subids(), *_programs(), _disk(), _clock())
+    return (podman, _generator(), systemd, *own, *_subids(), *_programs(), disk, _clock())
+
+
+async def _within(seconds: float, name: str, ask: Callable[[], Awaitable[Finding]], remedy: str) -> Finding:
+    with trio.move_on_after(seconds):
+        return await ask()
+    return Finding(name, False, f"does not answer within {seconds:g} s", remedy)
 
 
 async def _podman() -> Finding:
@@ -61,7 +87,7 @@ async def _podman() -> Finding:
     return Finding("podman", True, ".".join(map(str, version)))
 
 
-async def _generator() -> Finding:
+def _generator() -> Finding:
     try:
         return Finding("quadlet", True, generator_path())
     except Problem as problem:
@@ -71,12 +97,14 @@ async def _generator() -> Finding:
 async def _systemd() -> Finding:
     remedy = f"loginctl enable-linger {_user()}, then log in as {_user()} (not with su)"
     try:
-        done = await run(("systemctl", "--user", "is-system-running"), seconds=20)
+        done = await run(("systemctl", "--user", "is-system-running"), seconds=math.inf)
     except Problem as problem:
         return Finding("user systemd", False, problem.what, problem.remedy or remedy)
     state = done.stdout.decode(errors="replace").strip()
     if state in ("running", "degraded", "starting"):
-        return Finding("user systemd", True, state)
+        # systemctl(1): degraded is one that works, with units that failed
+        told = "; systemctl --user --failed lists what failed" if state == "degraded" else ""
+        return Finding("user systemd", True, f"{state}{told}")
     return Finding("user systemd", False, state or done.stderr.strip()[:200], remedy)
 
 
@@ -101,10 +129,14 @@ def _delegation() -> Finding:
 
 
 def _runtime_dir() -> Finding:
-    path = os.environ.get("XDG_RUNTIME_DIR", "")
-    good = bool(path) and os.access(path, os.W_OK)
-    remedy = f"export XDG_RUNTIME_DIR=/run/user/{os.getuid()}"
-    return Finding("runtime folder", good, path or "XDG_RUNTIME_DIR is not set", "" if good else remedy)
+    path, own = os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{os.getuid()}"
+    if path and os.access(path, os.W_OK):
+        return Finding("runtime folder", True, path)
+    if not path:
+        detail = "XDG_RUNTIME_DIR is not set"
+    else:
+        detail = f"{path} is not {'writable' if Path(path).exists() else 'there'}"
+    return Finding("runtime folder", False, detail, f"export XDG_RUNTIME_DIR={own}")
 
 
 def _not_root() -> Finding:
@@ -142,10 +174,11 @@ def _programs() -> list[Finding]:
     return found
 
 
-def _disk() -> Finding:
+async def _disk() -> Finding:
     home = Path.home()
     try:
-        usage = shutil.disk_usage(home)
+        # A network's disk that went away keeps who asks for it for as long as it is away
+        usage = await trio.to_thread.run_sync(shutil.disk_usage, home, abandon_on_cancel=True)
     except OSError as error:
         return Finding("disk", False, f"{home}: {error.strerror}", "mount the disk that holds your home folder")
     detail = f"{usage.free / 1024**3:.1f} GiB free of {usage.total / 1024**3:.0f}"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final
 
 import trio
 from pydantic import Field
 
-from market.errors import UsageProblem
+from market.errors import Problem, UsageProblem
 from market.identity.forms import is_relay_address
 from market.node.config import changed_config, save_config
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
-from orchestrator import fix
+from orchestrator import Finding, fix
+
+CHECKUP_SECONDS: Final = 7.0
+"""How long the doctor waits for what is known of the apps: two or three answers of Podman's, tenths of a second."""
 
 
 class Relay(Request):
@@ -71,12 +75,17 @@ class Doctor(Request):
 
 async def doctor(node: Node, request: Doctor, report: Report) -> Mapping[str, Any]:
     """Whether this machine can do what the node needs, each finding with its remedy."""
-    fixed: tuple[str, ...] = ()
-    if request.fix:
-        fixed = await fix(await node.preflight())
-        await node.orchestrator.reconcile()
-    seen = (*await node.preflight(), *await node.orchestrator.checkup())
-    findings = [f.to_json() for f in seen]
+    fixed = await _mended(node, report) if request.fix else ()
+    found: list[tuple[Finding, ...]] = [(), ()]
+
+    async def look(place: int, ask: Callable[[], Awaitable[tuple[Finding, ...]]]) -> None:
+        found[place] = await ask()
+
+    async with trio.open_nursery() as nursery:  # both at once: neither is held up by what the other waits for
+        nursery.start_soon(look, 0, node.preflight)
+        nursery.start_soon(look, 1, partial(_checkup, node))
+    # What no app could be asked about, for the same reason, is told once
+    findings = [f.to_json() for f in dict.fromkeys((*found[0], *found[1]))]
     known = node.index.relays()
     findings.append(
         {
@@ -101,3 +110,23 @@ async def doctor(node: Node, request: Doctor, report: Report) -> Mapping[str, An
         "findings": findings,
         "fixed": list(fixed),
     }
+
+
+async def _checkup(node: Node) -> tuple[Finding, ...]:
+    """What the orchestrator knows of the apps, unless what it asks does not answer."""
+    with trio.move_on_after(CHECKUP_SECONDS):
+        return await node.orchestrator.checkup()
+    said = f"not known: Podman or systemd does not answer within {CHECKUP_SECONDS:g} s"
+    return (Finding("apps", False, said, "mend what else is told here; is the machine overloaded?"),)
+
+
+async def _mended(node: Node, report: Report) -> tuple[str, ...]:
+    """What was tried, a line each. What can not be mended is among the findings afterwards."""
+    report({"phase": "mend", "text": "what can be mended without taking anything away"})
+    done = await fix(await node.preflight())
+    try:
+        await node.orchestrator.reconcile()
+    except Problem as problem:
+        done = (*done, f"apps: not looked at: {problem.what}")
+    report({"phase": "check", "text": "how things are now"})
+    return done

@@ -40,3 +40,31 @@ def test_a_podman_that_fails_is_not_told_to_be_installed(tmp_path: Path, monkeyp
     (podman,) = [finding for finding in trio.run(preflight) if finding.name == "podman"]
     assert "database is locked" in podman.detail
     assert podman.remedy.startswith("podman info")
+
+
+def test_a_silent_podman_is_told_by_name_and_holds_up_no_other_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # R-FM6
+    for program, does in (("podman", "exec /bin/sleep 1000"), ("systemctl", "echo running")):
+        (tmp_path / program).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = {finding.name: finding for finding in trio.run(preflight, 0.3)}
+    assert (found["podman"].ok, found["podman"].detail) == (False, "does not answer within 0.3 s")
+    assert "pgrep --list-full podman" in found["podman"].remedy
+    assert (found["user systemd"].ok, found["user systemd"].detail) == (True, "running")
+    assert {"disk", "clock", "quadlet", "pasta"} <= found.keys()
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"), [(None, "XDG_RUNTIME_DIR is not set"), ("/nowhere/1000", "/nowhere/1000 is not there")]
+)
+def test_a_runtime_folder_that_is_none_is_told_for_what_it_is(
+    folder: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    if folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+    (finding,) = [finding for finding in trio.run(preflight) if finding.name == "runtime folder"]
+    assert (finding.ok, finding.detail) == (False, told)
+    assert finding.remedy.startswith("export XDG_RUNTIME_DIR=/run/user/")
