@@ -11,7 +11,7 @@ import click
 
 from market.cli.defects import recorded
 from market.cli.options import Group
-from market.cli.session import AnswerLost, Session, fail
+from market.cli.session import AnswerLost, Session, fail, only_problem
 from market.errors import Problem, UsageProblem
 from market.node.home import Home
 
@@ -111,15 +111,7 @@ def _misused(error: click.ClickException, as_json: bool) -> int:
 
 
 def _fail_group(group: BaseExceptionGroup[BaseException], as_json: bool) -> None:
-    """A nursery's group: the first problem in it is what a person needs; anything else is a defect."""
-    problems, rest = group.split(Problem)
-    interrupts = group.subgroup(KeyboardInterrupt)
-    if interrupts is not None:
+    if group.subgroup(KeyboardInterrupt) is not None:
         sys.exit(130)
-    if problems is None or rest is not None:
-        _leave(recorded(group), as_json)
-    first: BaseException = problems
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    assert isinstance(first, Problem)
-    _leave(first, as_json)
+    problem = only_problem(group)
+    _leave(recorded(group) if problem is None else problem, as_json)

@@ -33,17 +33,6 @@ class ProgressPrinter:
         self._last = ""
 
     def __enter__(self) -> Self:
-        if not self._quiet and sys.stderr.isatty():
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[text]}", markup=False),
-            )
-            self._bars = Progress(*columns, console=Console(stderr=True))
-            self._bars.start()
         return self
 
     def __exit__(
@@ -57,16 +46,19 @@ class ProgressPrinter:
         if self._quiet:
             return
         phase, total, unit = str(event.get("phase", "")), int(event.get("total") or 0), str(event.get("unit", ""))
-        if total and self._bars is not None and not unit:
-            task = self._tasks.get(phase)
-            if task is None:
-                task = self._tasks[phase] = self._bars.add_task(phase, total=total, text="")
-            text = safe(event.get("text", ""))
-            self._bars.update(task, completed=int(event.get("done") or 0), total=total, text=text)
+        if total and not unit and sys.stderr.isatty():
+            self._bar(phase, int(event.get("done") or 0), total, safe(event.get("text", "")))
         elif total:
             self._line_per_quarter(phase, int(event.get("done") or 0), total, unit, safe(event.get("text", "")))
         else:
             self._line(f"{phase:<9} {safe(event.get('text', ''))}")
+
+    def _bar(self, phase: str, done: int, total: int, text: str) -> None:
+        if self._bars is None:  # not before: a question that has none leaves the terminal alone
+            self._bars = _begun()
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bars.add_task(phase, total=total, text="")
+        self._bars.update(self._tasks[phase], completed=done, total=total, text=text)
 
     def _line_per_quarter(self, phase: str, done: int, total: int, unit: str, text: str) -> None:
         quarter = 4 * done // total
@@ -82,3 +74,17 @@ class ProgressPrinter:
                 self._bars.console.print(line, markup=False, highlight=False)
             else:
                 click.echo(line, err=True)
+
+
+def _begun() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[text]}", markup=False),
+    )
+    bars = Progress(*columns, console=Console(stderr=True))
+    bars.start()
+    return bars

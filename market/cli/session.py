@@ -48,6 +48,12 @@ class Session:
                 return self._remote(client, name, params, progress.show)
             return _local(self.home, name, params, progress.show)
 
+    def unit_prefix(self) -> str:
+        """What the names of this node's units and containers begin with."""
+        from market.node.config import load_config
+
+        return load_config(self.home.config).unit_prefix
+
     def show(self, result: Mapping[str, Any], text: Callable[[Mapping[str, Any]], str]) -> None:
         """Print one JSON document, or what `text` makes of it."""
         answer = json.dumps(result) if self.as_json else text(result)
@@ -83,7 +89,21 @@ def _local(
         async with open_node(home) as node:
             return dict(await perform(node, name, params, on_event))
 
-    return trio.run(run)
+    try:
+        return trio.run(run)
+    except BaseExceptionGroup as group:
+        if (problem := only_problem(group)) is None:
+            raise
+        raise problem from None
+
+
+def only_problem(group: BaseExceptionGroup[BaseException]) -> Problem | None:
+    """The first problem of a nursery's group, which is what a person needs; None where anything else is in it."""
+    problems, rest = group.split(Problem)
+    first: BaseException | None = problems if rest is None else None
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first if isinstance(first, Problem) else None
 
 
 def fail(problem: Problem, *, as_json: bool) -> NoReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -39,9 +39,21 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns padded to their widest cell; every cell is made safe."""
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], paint: Callable[[int, str], str] | None = None
+) -> str:
+    """Columns padded to their widest cell; every cell is made safe. `paint` is given a column's number and a cell."""
     cells = [[safe(cell) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in [header, *cells]]
-    return "\n".join(lines)
+
+    def padded(line: Sequence[str], painted: Callable[[int, str], str]) -> str:
+        last = max((i for i, cell in enumerate(line) if cell), default=0)
+        return "  ".join(
+            painted(i, c) + " " * (widths[i] - len(c) if i < last else 0) for i, c in enumerate(line[: last + 1])
+        )
+
+    return "\n".join([padded(header, _as_it_is), *(padded(line, paint or _as_it_is) for line in cells)])
+
+
+def _as_it_is(_: int, cell: str) -> str:
+    return cell

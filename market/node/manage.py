@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
+import trio
 from pydantic import Field
 
 from market.errors import Refused, UsageProblem
@@ -12,6 +14,14 @@ from market.model import AppName
 from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
+from orchestrator import AppStatus
+
+PS_SECONDS: Final = 2.0
+"""After so long without an answer about the apps, `ps` asks the machine who is silent."""
+ANSWERING: Final = ("podman", "user systemd")
+"""The findings about who is asked how apps are."""
+MAX_LINES: Final = 5_000
+"""Of a journal, in one answer: what the orchestrator fetches at most. Who wants more has journalctl."""
 
 
 class OneApp(Request):
@@ -35,18 +45,43 @@ class Uninstall(OneApp):
 class Logs(OneApp):
     """The last `lines` lines."""
 
-    lines: int = Field(100, ge=1, le=10_000)
+    lines: int = Field(100, ge=1, le=MAX_LINES)
 
 
 async def ps(node: Node, request: Request, report: Report) -> Mapping[str, Any]:
-    """Every installed app as it is now."""
-    return {"schema": "archy/ps/1", "apps": [status.to_json() for status in await node.orchestrator.status()]}
+    """Every installed app as it is now; `unknown`, and why, when the machine does not answer (R-ST11)."""
+    known: tuple[AppStatus, ...] | None = None
+    why = ""
+
+    async def ask() -> None:
+        nonlocal known
+        known = await node.orchestrator.status()
+        nursery.cancel_scope.cancel()
+
+    async def give_up() -> None:
+        nonlocal why
+        await trio.sleep(PS_SECONDS)
+        silent = [f for f in await node.preflight() if f.name in ANSWERING and not f.ok]
+        if silent:  # else it is only slow
+            why = "; ".join(f"{finding.name}: {finding.detail}" for finding in silent)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        nursery.start_soon(give_up)
+    if known is None:
+        known = tuple(
+            AppStatus(name, version, digest, "unknown", "unknown", (), (), (), f"not known: {why}")
+            for name, version, digest in node.orchestrator.installed()
+        )
+    return {"schema": "archy/ps/1", "apps": [status.to_json() for status in known]}
 
 
 async def start(node: Node, request: OneApp, report: Report) -> Mapping[str, Any]:
     """Start what its user stopped."""
     name = installed_app(node, request.app)
     async with node.lock_of(name):
+        report({"phase": "start", "text": f"{name.id}, until it is healthy"})
         status = await node.orchestrator.start(name)
     return {"schema": "archy/app/1", "status": status.to_json()}
 
@@ -55,6 +90,7 @@ async def stop(node: Node, request: OneApp, report: Report) -> Mapping[str, Any]
     """Stop it until its user starts it again (R-ST2)."""
     name = installed_app(node, request.app)
     async with node.lock_of(name):
+        report({"phase": "stop", "text": f"{name.id}, each of its containers has its time to end"})
         status = await node.orchestrator.stop(name)
     return {"schema": "archy/app/1", "status": status.to_json()}
 
@@ -63,6 +99,7 @@ async def restart(node: Node, request: OneApp, report: Report) -> Mapping[str, A
     """Stop it and start it again, unless its user stopped it."""
     name = installed_app(node, request.app)
     async with node.lock_of(name):
+        report({"phase": "restart", "text": f"{name.id}, until it is healthy"})
         status = await node.orchestrator.restart(name)
     return {"schema": "archy/app/1", "status": status.to_json()}
 
@@ -91,20 +128,30 @@ async def uninstall(node: Node, request: Uninstall, report: Report) -> Mapping[s
 
 
 async def logs(node: Node, request: Logs, report: Report) -> Mapping[str, Any]:
-    """The end of the app's journal."""
+    """The end of the app's journal; `units` say why where there is none."""
     name = installed_app(node, request.app)
-    return {
-        "schema": "archy/logs/1",
-        "app": str(name),
-        "lines": await node.orchestrator.logs(name, lines=request.lines),
-    }
+    lines = await node.orchestrator.logs(name, lines=request.lines)
+    units = (
+        [] if lines else [u for status in await node.orchestrator.status() if status.name == name for u in status.units]
+    )
+    return {"schema": "archy/logs/1", "app": str(name), "lines": lines, "units": units}
 
 
 def installed_app(node: Node, word: str) -> AppName:
     """The installed app that `word` means. Raises UsageProblem when none does, Refused when two do."""
-    found = [name for name, _, _ in node.orchestrator.installed() if word in (name.id, str(name))]
+    installed = [name for name, _, _ in node.orchestrator.installed()]
+    found = [name for name in installed if word in (name.id, str(name))]
     if not found:
-        raise UsageProblem(f"{word!r} is not installed", remedy="`archy ps` lists what is")
+        near = alike(word, [name.id for name in installed])
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UsageProblem(f"{word[:80]!r} is not installed", remedy=f"{meant}`archy ps` lists what is")
     if len(found) > 1:
         raise Refused(f"two installed apps are called {word!r}", remedy=f"name one of: {', '.join(map(str, found))}")
     return found[0]
+
+
+def alike(word: str, ids: Sequence[str]) -> list[str]:
+    """At most three of `ids` that somebody may have meant: misspelled, or cut short. Pure."""
+    wanted = word.lower()
+    parts = [id_ for id_ in ids if wanted and len(wanted) > 1 and wanted in id_]
+    return list(dict.fromkeys([*parts, *difflib.get_close_matches(wanted, ids, n=3)]))[:3]

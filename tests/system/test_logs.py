@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,8 @@ from tests.system.test_orchestrator import SERVICE, drive, sh
 HOME = "/home/op/archy-home"
 SECONDS = 60.0
 TALK = "/bin/busybox echo \"$0 begins\"; printf '\\033[31mred\\033[0m\\n'; exec /bin/busybox httpd -f -p 8080 -h /www"
+SILENT_SECONDS = 20.0
+"""It takes ten; a machine that is busy with other tests has as many again. Podman's own deadlines add up to minutes."""
 NO_PS = '#!/bin/sh\n[ "$1" != ps ] || { echo "broken" >&2; exit 125; }\nexec /usr/bin/podman "$@"\n'
 
 
@@ -96,4 +99,43 @@ def test_ps_says_how_many_containers_are_up_and_where_an_app_opens(talking: Node
     talking.run(["systemctl", "--user", "stop", SERVICE])
     down = talking.run(["archy", "--home", HOME, "ps"], timeout=SECONDS, check=False)
     assert down.returncode == 5
-    assert "should run and does not: hello; `archy logs APP` says why" in down.stderr
+    assert down.stderr.splitlines()[-2:] == ["archy: should run and does not: hello", "  -> archy logs hello"]
+
+
+def test_a_silent_podman_holds_up_neither_ps_nor_the_doctor(talking: Node) -> None:  # R-ST11, R-FM6
+    talking.write("/home/op/silent/podman", b"#!/bin/sh\nexec sleep 600\n", mode=0o755)
+    env = {"PATH": "/home/op/silent:/usr/local/bin:/usr/bin:/bin"}
+    for word, code in (("ps", 5), ("doctor", 4)):
+        begun = time.monotonic()
+        done = talking.run(["archy", "--home", HOME, word], env=env, timeout=SECONDS, check=False)
+        assert time.monotonic() - begun < SILENT_SECONDS, word
+        assert done.returncode == code, done
+        if word == "ps":
+            assert [line.split()[:3] for line in done.stdout.splitlines()[1:]] == [
+                ["hello", "1.0.0", "unknown"],
+                ["other", "1.0.0", "unknown"],
+            ]
+            assert done.stderr.splitlines()[-1] == "  -> archy doctor"
+            assert "podman: does not answer within" in done.stderr
+        else:
+            told = dict(re.findall(r"^(?:ok  |LACK) (\S+(?: \S+)*?)  +(.+)$", done.stdout, re.MULTILINE))
+            assert told["podman"].startswith("does not answer within")
+            assert told["apps"].startswith("not known: ")
+            assert told["user systemd"].split(";")[0] in ("running", "degraded")
+            assert "disk" in told
+
+
+def test_who_reads_no_more_ends_followed_logs_though_the_app_is_quiet(talking: Node) -> None:
+    done = talking.run(["sh", "-c", f"archy --home {HOME} logs hello -f -n 2 | head -n 1"], timeout=SECONDS)
+    assert len(done.stdout.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert sh(talking, "pgrep -u op journalctl", check=False) == "", "journalctl was left behind"
+
+
+def test_what_a_removed_app_wrote_can_still_be_read(talking: Node) -> None:
+    drive(talking, "uninstall", id="other", home=HOME)
+    done = talking.run(["archy", "--home", HOME, "logs", "other"], timeout=SECONDS)
+    assert any(line.endswith("web: other begins") for line in done.stdout.splitlines())
+    assert "hello begins" not in done.stdout
+    assert "not installed any more" in done.stderr
+    assert logs(talking, "other", "-f").wait(SECONDS) == 2

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,9 +56,10 @@ class Archy:
         )
         return Answer(done.returncode, done.stdout, done.stderr)
 
-    def at_a_terminal(self, *words: str, types: str) -> tuple[int, str]:
+    def at_a_terminal(self, *words: str, types: str = "", columns: int = 80) -> tuple[int, str]:
         """Exit code and all that the terminal showed, where a person types that."""
         ours, theirs = os.openpty()
+        termios.tcsetwinsize(theirs, (24, columns))
         with subprocess.Popen(
             self.argv(*words), stdin=theirs, stdout=theirs, stderr=theirs, env=self.environment, start_new_session=True
         ) as process:

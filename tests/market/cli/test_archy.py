@@ -247,6 +247,18 @@ def test_damaged_index_is_told_and_not_overwritten(archy: Archy) -> None:
     assert (archy.home / "market.db").read_bytes().startswith(b"this is not")
 
 
+def test_a_question_without_progress_leaves_the_terminal_alone(archy: Archy) -> None:
+    code, shown = archy.at_a_terminal("ps")
+    assert (code, shown) == (0, "Nothing is installed; `archy search` shows what there is.\r\n")
+
+
+@pytest.mark.parametrize("word", ["hello", "did:key:z6Mk/hello", ".*", "\x1b[2J"])
+def test_logs_of_what_never_was_installed_are_a_usage_error(archy: Archy, word: str) -> None:
+    answer = archy("logs", word)
+    assert (answer.code, answer.out) == (2, "")
+    assert "\x1b" not in answer.err
+
+
 def test_help_of_every_command_has_a_sentence(archy: Archy) -> None:
     for words in ([], ["id"], ["relay"], ["app"], ["relays"], ["trust"], ["blob"], ["op"], ["install"], ["update"]):
         answer = archy(*words, "--help")

@@ -1,0 +1,52 @@
+"""Words for installed apps, as operators type them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from market.errors import UsageProblem
+from market.node.manage import alike
+from tests.fakes.blob_servers import BlobServer
+from tests.market.node.operators import Operator
+from tests.market.square import Publisher
+
+IDS = ["hello", "photo-library", "immich", "bitcoind"]
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("helo", ["hello"]),
+        ("Hello", ["hello"]),
+        ("photo", ["photo-library"]),
+        ("bitcoin", ["bitcoind"]),
+        ("zzz", []),
+        ("", []),
+        ("o", []),
+    ],
+)
+def test_a_word_that_is_nearly_an_apps_leads_to_it(word: str, meant: list[str]) -> None:
+    assert alike(word, IDS) == meant
+
+
+@given(st.text(max_size=200), st.lists(st.text(max_size=40), max_size=20))
+def test_no_more_than_three_installed_ids_are_proposed_whatever_is_asked(word: str, ids: list[str]) -> None:
+    meant = alike(word, ids)
+    assert len(meant) <= 3
+    assert set(meant) <= set(ids)
+
+
+def test_a_misspelled_app_is_told_what_may_have_been_meant_and_waits_are_announced(
+    publisher: Publisher, origin: BlobServer, operator: Operator
+) -> None:
+    publisher.bring("1.0.0", [origin.url])
+    operator.trust(publisher)
+    operator.install(f"{publisher.did}/hello")
+    with pytest.raises(UsageProblem) as wrong:
+        operator.do(("logs", {"app": "helo"}))
+    assert wrong.value.remedy == "did you mean hello? `archy ps` lists what is"
+    operator.told.clear()
+    operator.do(("stop", {"app": "hello"}), ("start", {"app": "hello"}), ("restart", {"app": "hello"}))
+    assert [event["phase"] for event in operator.told] == ["stop", "start", "restart"]
