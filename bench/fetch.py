@@ -23,8 +23,9 @@ from statistics import median
 
 import trio
 
+from bench.swarm_peers.files import make_blob
 from market.model import BlobRef
-from market.swarm import AddressPolicy, Source, SourceKind, fetch_blob, hash_file, open_store
+from market.swarm import AddressPolicy, Source, SourceKind, fetch_blob, open_store
 
 MB = 1e6
 ORIGIN_RATE = 60 * MB
@@ -41,20 +42,6 @@ def _server(root: Path, *flags: str) -> Iterator[str]:
             yield process.stdout.readline().strip()
         finally:
             process.terminate()
-
-
-def _make(root: Path, mib: int) -> BlobRef:
-    blobs = root / "blobs"
-    blobs.mkdir()
-    raw = blobs / "raw"
-    with raw.open("wb") as file:
-        for _ in range(mib):
-            file.write(os.urandom(1 << 20))
-    ref, pieces = hash_file(raw)
-    raw.rename(blobs / ref.blake3.hex)
-    if ref.pieces is not None and pieces is not None:
-        (blobs / ref.pieces.hex).write_bytes(pieces)
-    return ref
 
 
 def _curl(url: str, ref: BlobRef, folder: Path) -> float:
@@ -95,7 +82,7 @@ def measure(mib: int, rounds: int, folder: Path) -> list[dict[str, object]]:
     """All figures; see bench/out/fetch.json."""
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
-        ref = _make(work, mib)
+        ref = make_blob(work, mib)
         fast = stack.enter_context(_server(work))
         origin = stack.enter_context(_server(work, "--rate", str(ORIGIN_RATE)))
         peer = stack.enter_context(_server(work, "--rate", str(PEER_RATE)))
