@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -126,7 +126,15 @@ async def _mended(node: Node, report: Report) -> tuple[str, ...]:
     done = await fix(await node.preflight())
     try:
         await node.orchestrator.reconcile()
-    except Problem as problem:
-        done = (*done, f"apps: not looked at: {problem.what}")
+    except* Problem as problems:
+        done = (*done, f"apps: not looked at: {next(_each(problems)).what}")
     report({"phase": "check", "text": "how things are now"})
     return done
+
+
+def _each(group: BaseExceptionGroup[Problem]) -> Iterator[Problem]:
+    for inner in group.exceptions:
+        if isinstance(inner, BaseExceptionGroup):
+            yield from _each(inner)
+        else:
+            yield inner

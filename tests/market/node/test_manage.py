@@ -50,3 +50,18 @@ def test_a_misspelled_app_is_told_what_may_have_been_meant_and_waits_are_announc
     operator.told.clear()
     operator.do(("stop", {"app": "hello"}), ("start", {"app": "hello"}), ("restart", {"app": "hello"}))
     assert [event["phase"] for event in operator.told] == ["stop", "start", "restart"]
+
+
+def test_a_doctor_whose_fix_fails_tells_that_and_still_all_that_it_finds(
+    publisher: Publisher, origin: BlobServer, operator: Operator
+) -> None:  # R-FM6
+    publisher.bring("1.0.0", [origin.url])
+    operator.trust(publisher)
+    operator.install(f"{publisher.did}/hello")
+    operator.machine.world.broken = {"podman"}
+    told = operator.do(("doctor", {"fix": True}))
+    assert [line.partition(":")[0] for line in told["fixed"]] == ["apps"]
+    found = {finding["name"]: finding for finding in told["findings"]}
+    assert not found["orphans"]["ok"]
+    assert found["podman"]["ok"]  # the machine has one
+    assert not told["ok"]
