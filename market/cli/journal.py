@@ -78,9 +78,10 @@ def _marks(containers: Sequence[str]) -> list[str]:
 def _lines(source: int) -> Iterator[str]:
     waiting = select.poll()
     waiting.register(source, select.POLLIN)
-    stdout: TextIO | None = sys.stdout  # None when who started this program had closed it
-    if stdout is not None:
-        waiting.register(stdout.fileno(), 0)  # only whether its reader went away: a quiet app would never find out
+    stdout: TextIO | None = sys.stdout
+    if stdout is None:  # who started this program had closed it: nobody will ever read
+        raise BrokenPipeError
+    waiting.register(stdout.fileno(), 0)  # only whether its reader went away: a quiet app would never find out
     rest = b""
     while True:
         ready = dict(waiting.poll())
