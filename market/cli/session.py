@@ -82,8 +82,11 @@ def _local(
 ) -> dict[str, Any]:
     import trio
 
+    from market.cli.remarks import tell_remarks
     from market.node.node import open_node
     from market.node.operations import perform
+
+    tell_remarks()
 
     async def run() -> dict[str, Any]:
         async with open_node(home) as node:

@@ -138,4 +138,5 @@ def test_what_a_removed_app_wrote_can_still_be_read(talking: Node) -> None:
     assert any(line.endswith("web: other begins") for line in done.stdout.splitlines())
     assert "hello begins" not in done.stdout
     assert "not installed any more" in done.stderr
+    assert all(line.startswith("archy: ") for line in done.stderr.splitlines()), done.stderr
     assert logs(talking, "other", "-f").wait(SECONDS) == 2
