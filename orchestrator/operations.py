@@ -250,22 +250,24 @@ class Operations:
         self._state.undo(operation)
 
     async def _to_kept(self, operation: Operation, loaded: Loaded, *, running: bool) -> None:
-        """The units go, and what they took the place of runs again.
+        """The units go, and what they took the place of runs again before the journal is closed: a look in between
+        would find it down, and make units of it once more.
 
-        When that does not start any more, the journal is closed all the same: it is down, and becomes units at the next
+        When it does not start any more, the journal is closed all the same: it is down, and becomes units at the next
         look, or is uninstalled. Raises Unhealthy then.
         """
         await converge(self._machine, await self._generations.absent(operation, purge=True), None)
-        self._state.undo(operation)
         if running:
             try:
                 await bring_back(self._machine, loaded)
             except Problem as problem:
+                self._state.undo(operation)
                 raise Unhealthy(
                     f"neither its units nor the adopted containers start: {problem.what}",
                     where=operation.name.slug,
                     remedy="podman ps --all, podman logs",
                 ) from problem
+        self._state.undo(operation)
 
     async def keep(self, record: AppRecord, loaded: Loaded) -> None:
         """Kept containers are left alone while they are as their user wants them. Raises Problem."""
