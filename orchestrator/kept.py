@@ -1,8 +1,8 @@
 """Containers that somebody else made, in the place of an app's units: looked at, stopped, started again, removed.
 
 Guarantees: they are named by id, so that another container under the same name is never touched; one that was set aside
-does not come up by itself, and one that is brought back has the restart policy that it had; no volume is removed with
-them. When each of this is to be done, others know (ADR 12).
+does not come up by itself, and one that is brought back has the restart policy that it had, also where setting it aside
+was cut off; no volume is removed with them. When each of this is to be done, others know (ADR 12).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ START: Final = 120.0
 """Seconds that Podman may take to start one again, on a busy machine; it waits for nothing of the app's."""
 GRACE: Final = 10
 """Seconds for one of which no manifest is known any more; Podman's own default."""
+STOPPING: Final = "stopping"
+"""Podman's word for one that was told to end. It keeps it for as long as the container lives, whoever told it so."""
 
 
 class Due(Enum):
@@ -60,8 +62,7 @@ async def set_aside(machine: Machine, loaded: Loaded) -> None:
         if (seen := there.get(box.id)) is None:
             continue
         if seen.alive:
-            container = loaded.manifest.containers.get(box.label)
-            await machine.podman.stop(box.id, grace=container.stop_grace_secs if container else GRACE)
+            await machine.podman.stop(box.id, grace=_grace(loaded, box))
         if seen.restart != "no":
             await machine.podman.set_restart(box.id, "no")
 
@@ -75,7 +76,10 @@ async def bring_back(machine: Machine, loaded: Loaded) -> None:
             continue
         if seen.restart != box.restart:
             await machine.podman.set_restart(box.id, box.restart)
-        if not seen.alive:
+        if seen.state == STOPPING:
+            # Whoever stopped it was cut off: it has its SIGTERM, goes down in its own time, and stays down
+            await machine.podman.stop(box.id, grace=_grace(loaded, box))
+        if not seen.alive or seen.state == STOPPING:
             await machine.podman.start(box.id, seconds=START, slice_=slice_name(machine.prefix))
 
 
@@ -86,6 +90,11 @@ async def discard(machine: Machine, kept: Iterable[KeptContainer]) -> None:
         if box.alive:
             await machine.podman.stop(box.id, grace=GRACE)
     await machine.podman.discard(sorted(there))
+
+
+def _grace(loaded: Loaded, box: KeptContainer) -> int:
+    container = loaded.manifest.containers.get(box.label)
+    return container.stop_grace_secs if container else GRACE
 
 
 def _in_order(loaded: Loaded) -> list[KeptContainer]:

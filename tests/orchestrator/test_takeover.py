@@ -12,6 +12,7 @@ import pytest
 from apps.problems import Problem, Refused, RolledBack
 from orchestrator.bundle import Bundle
 from orchestrator.faults import PortTaken, Unhealthy
+from orchestrator.state import OpState
 from orchestrator.stranger import Stranger, StrangerMount, StrangerPort
 from tests.fakes.podman_machine import Crash
 from tests.orchestrator.bundles import app_name, container, make_bundle
@@ -220,31 +221,38 @@ def test_where_neither_starts_any_more_it_is_told_and_can_still_be_uninstalled(n
     run(work)
 
 
+@pytest.mark.parametrize("bad", [False, True])
 @pytest.mark.parametrize("crash_at", range(60))
 def test_a_crash_while_it_becomes_a_unit_leaves_the_one_or_the_other(
-    node: Node, tmp_path: Path, crash_at: int
+    node: Node, tmp_path: Path, crash_at: int, bad: bool
 ) -> None:  # invariant 5
     bundle = notes(tmp_path)
-    by_hand(node, bundle)
+    id_ = by_hand(node, bundle)
 
     async def crash() -> None:
         await take_over(node, bundle)
         node.world.crash_at = crash_at
+        node.world.crashing = {config_of(bundle)} if bad else set()
         try:
             await node.orchestrator.restart(NOTES)
         except (Crash, BaseExceptionGroup, Problem):
-            assert node.world.crashed
+            assert node.world.crashed or bad
 
     run(crash)
     node.world.crash_at = None
+    proven = not (node.world.crashed or bad)
     if node.world.crashed:
         node.boot()
+        states = [operation.state for operation in node.state.open_operations()]
+        proven = states == [OpState.VERIFYING] or bool(node.world.containers and not states)
+        box = node.world.strangers.get(id_)
+        if states == [OpState.SWITCHING] and box is not None and box.alive:
+            node.world.strangers[id_] = replace(box, state="stopping")  # as a `podman stop` that is killed leaves it
+    node.world.crashing.clear()
     run(node.settle)
-    assert [box.alive for box in node.world.strangers.values()] + ["unit" for _ in node.world.containers] in (
-        [True],
-        ["unit"],
-    )
-    assert [box.restart for box in node.world.strangers.values()] in ([], ["always"])
+    assert [box.state for box in node.world.strangers.values()] == ([] if proven else ["running"])
+    assert [box.restart for box in node.world.strangers.values()] == ([] if proven else ["always"])
+    assert len(node.world.containers) == proven
     assert bool(node.units()) == bool(node.world.containers)
     assert not node.state.open_operations()
     assert list(node.world.places) == [DATA]
