@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from market.node.node import Node
 from market.node.requests import Request
 from market.node.running import Report
 from orchestrator import Finding, fix
+from orchestrator.together import all_of
 
 CHECKUP_SECONDS: Final = 7.0
 """How long the doctor waits for what is known of the apps: two or three answers of Podman's, tenths of a second."""
@@ -76,14 +77,8 @@ class Doctor(Request):
 async def doctor(node: Node, request: Doctor, report: Report) -> Mapping[str, Any]:
     """Whether this machine can do what the node needs, each finding with its remedy."""
     fixed = await _mended(node, report) if request.fix else ()
-    found: list[tuple[Finding, ...]] = [(), ()]
-
-    async def look(place: int, ask: Callable[[], Awaitable[tuple[Finding, ...]]]) -> None:
-        found[place] = await ask()
-
-    async with trio.open_nursery() as nursery:  # both at once: neither is held up by what the other waits for
-        nursery.start_soon(look, 0, node.preflight)
-        nursery.start_soon(look, 1, partial(_checkup, node))
+    # Both at once: neither is held up by what the other waits for
+    found: list[tuple[Finding, ...]] = await all_of(node.preflight, partial(_checkup, node))
     # What no app could be asked about, for the same reason, is told once
     findings = [f.to_json() for f in dict.fromkeys((*found[0], *found[1]))]
     known = node.index.relays()
