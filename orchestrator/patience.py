@@ -65,3 +65,7 @@ class Patience:
     def forgive(self, slug: str) -> None:
         """What failed before does not count."""
         self._records.pop(slug, None)
+
+    def forgive_all(self) -> None:
+        """What failed had a reason that is gone."""
+        self._records.clear()

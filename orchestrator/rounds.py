@@ -172,6 +172,7 @@ class Rounds:
         if (alive or not answered) and await self._healing.round(
             answered=answered, deep=deep, stop_apps=self._keeper.stop_running
         ):
+            self._patience.forgive_all()
             self.wake()
 
     def _mend(self, nursery: trio.Nursery, name: AppName, *, given_up: bool = False) -> None:

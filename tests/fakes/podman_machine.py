@@ -80,6 +80,8 @@ class Machine:
     builds: Store = field(default_factory=Store)
     crash_in_build: bool = False
     """The process that uses the machine ends while the next build is under way; the build does not."""
+    stops_badly: bool = False
+    """Containers end when they are told to, and what is to be cleaned up after them fails."""
     ill: set[str] = field(default_factory=set)
     """Config digests of images that start and are never healthy."""
     crashing: set[str] = field(default_factory=set)
@@ -310,7 +312,9 @@ class Machine:
                 self._kill_build(unit)
                 self.services[service] = Service("failed", "failed")
                 return
-        self.services.pop(service, None)
+        was = self.services.pop(service, None)
+        if was is not None and self.stops_badly and service in self.loaded:
+            self.services[service] = Service("failed", "failed")
 
 
 def _host_files(mounts: tuple[str, ...]) -> dict[str, bytes]:

@@ -116,6 +116,25 @@ def test_a_lost_namespace_stops_running_apps_first_and_never_starts_what_was_sto
     run(work)
 
 
+def test_what_the_repair_stopped_is_started_at_once_however_often_it_was_and_however_it_ended(
+    node: Node, tmp_path: Path
+) -> None:  # R-FM6, R-ST4
+    async def work() -> None:
+        await node.orchestrator.install(make_bundle(tmp_path))
+        node.world.stops_badly = True
+        began = trio.current_time()
+        for _ in range(5):
+            (old,) = node.world.containers.values()
+            node.care.signs = Signs(namespace_gone=True)
+            for _ in range(3):  # the repair, the start, and all is seen to be well
+                await node.tick()
+            (new,) = node.world.containers.values()
+            assert new is not old
+        assert trio.current_time() == began
+
+    run(work)
+
+
 def broken_database(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / "db.sql"
