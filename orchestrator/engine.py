@@ -343,13 +343,14 @@ class Orchestrator:
         await self._rounds.tick(nursery)
 
     def findings(self) -> tuple[Finding, ...]:
-        """What is wrong with Podman's own state and could not be mended, and what was mended (R-FM6)."""
-        return self._rounds.findings()
+        """What is known without asking the machine: what is wrong with Podman's own state and could not be mended, what
+        was mended (R-FM6), and secrets that are lost."""
+        lost = {record.name.id: names for record in self._state.apps() if (names := self._generations.ailing(record))}
+        return (*self._rounds.findings(), *lost_secrets(lost))
 
     async def checkup(self) -> tuple[Finding, ...]:
-        """`findings`, secrets that are lost, and every unit and container of this node without an app (R-ST7)."""
-        lost = {record.name.id: names for record in self._state.apps() if (names := self._generations.ailing(record))}
-        found = (*self.findings(), *lost_secrets(lost), *await self._unknown_releases())
+        """`findings`, and every unit and container of this node without an app (R-ST7)."""
+        found = (*self.findings(), *await self._unknown_releases())
         try:
             return (*found, orphaned(await self.unclaimed()))
         except Problem as problem:

@@ -85,8 +85,11 @@ class OrchestratorPort(Protocol):
     async def reconcile(self) -> None:
         """Look once and mend what is not as wanted, to its end."""
 
+    def findings(self) -> tuple[Finding, ...]:
+        """What is known to be wrong without asking the machine: what could not be mended, secrets that are lost."""
+
     async def checkup(self) -> tuple[Finding, ...]:
-        """What is wrong on the machine beside the apps themselves: Podman's own state, things without an app."""
+        """`findings`, and what is on the machine without an app."""
 
     async def logs(self, name: AppName, *, lines: int) -> list[str]:
         """The last lines of the app's journal."""

@@ -108,11 +108,12 @@ async def doctor(node: Node, request: Doctor, report: Report) -> Mapping[str, An
 
 
 async def _checkup(node: Node) -> tuple[Finding, ...]:
-    """What the orchestrator knows of the apps, unless what it asks does not answer."""
+    """What the orchestrator knows of the apps: all that it can ask the machine about, or else what it knows itself."""
     with trio.move_on_after(CHECKUP_SECONDS):
         return await node.orchestrator.checkup()
     said = f"not known: Podman or systemd does not answer within {CHECKUP_SECONDS:g} s"
-    return (Finding("apps", False, said, "mend what else is told here; is the machine overloaded?"),)
+    silent = Finding("apps", False, said, "mend what else is told here; is the machine overloaded?")
+    return (*node.orchestrator.findings(), silent)
 
 
 async def _mended(node: Node, report: Report) -> tuple[str, ...]:

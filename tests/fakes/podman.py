@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import trio
+
 from apps.problems import Problem
 from orchestrator.faults import CommandFailed, CommandTimedOut
 from orchestrator.health import Check
@@ -35,6 +37,8 @@ class FakePodman:
 
     async def containers(self, prefix: str) -> tuple[ContainerSeen, ...]:
         self._machine.enter("podman", "containers")
+        if self._machine.silent:
+            await trio.sleep_forever()
         return tuple(
             ContainerSeen(
                 name, box.id, "running", box.image_id, box.labels, "", frozenset(box.networks) | {box.network} - {""}

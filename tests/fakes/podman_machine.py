@@ -88,6 +88,8 @@ class Machine:
     """Config digests of images that end at once."""
     broken: set[str] = field(default_factory=set)
     """`systemd` or `podman`: does not answer."""
+    silent: bool = False
+    """Podman is asked which containers there are, and never ends."""
     held_ports: dict[int, str] = field(default_factory=dict)
     strangers: dict[str, Stranger] = field(default_factory=dict)
     """Containers that somebody else made, by id."""

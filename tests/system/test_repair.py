@@ -75,8 +75,8 @@ def test_broken_podman_is_mended_and_volumes_are_intact(watched: Node, break_it:
         mended(watched)
         assert sh(watched, "podman ps --format '{{.Names}} {{.StartedAt}}'") == before
     else:
-        before = sh(watched, "podman ps --quiet").split()
+        old = sh(watched, "podman ps --quiet").split()
         sh(watched, break_it)
-        again = f"podman ps --quiet | grep -vE '{'|'.join(before)}' | grep -c . | grep -qx {len(before)}"
+        again = f"podman ps --quiet | grep -vE '{'|'.join(old)}' | grep -c . | grep -qx {len(old)}"
         watched.wait_until(["sh", "-c", again], SECONDS, every=0.5)  # what still runs in what is lost proves nothing
         mended(watched)

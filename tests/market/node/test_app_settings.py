@@ -224,3 +224,15 @@ def test_what_a_verdict_refuses_is_not_taken_back(publisher: Publisher, installe
 
     trio.run(check)
     assert installed.nothing_installed() is False
+
+
+def test_a_machine_that_does_not_answer_keeps_no_lost_secret_from_the_doctor(
+    installed: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:  # R-FM6, R-MF3
+    monkeypatch.setattr("market.node.settings.CHECKUP_SECONDS", 0.1)
+    installed.machine.world.silent = True
+    for value in (installed.machine.settings.data_dir / "secrets").rglob("password*"):
+        value.unlink()
+    found = {finding["name"]: finding["detail"] for finding in installed.do(("doctor", {}))["findings"]}
+    assert "does not answer within 0.1 s" in found["apps"]
+    assert "password" in found["secrets"]
