@@ -164,6 +164,8 @@ class RelayLink:
     fates: Counter[Fate] = field(default_factory=Counter)
     refused: Counter[Reason] = field(default_factory=Counter)
     delay: float = 0.0
+    answered: trio.Event = field(default_factory=trio.Event)
+    """Set once it was live, or could not be for the first time: nothing is gained by waiting for it any longer."""
 
     def state(self, lagging: Sequence[str] = ()) -> RelayState:
         return RelayState(
@@ -187,6 +189,7 @@ class RelayLink:
             while True:
                 began = trio.current_time()
                 await self._attempt(live=True)
+                self.answered.set()
                 stable = self.phase is Phase.LIVE and trio.current_time() - began >= STABLE_SECONDS
                 self.delay = next_delay(self.delay, stable=stable)
                 self.phase = Phase.WAITING
@@ -349,6 +352,7 @@ class _Conversation:
             if more:
                 return await self._perform(self._session.ask(more))
         self._link.phase = Phase.LIVE
+        self._link.answered.set()
         return not self._live
 
     async def _ask_again(self) -> None:

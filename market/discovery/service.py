@@ -195,6 +195,15 @@ class Discovery:
                 self._nursery = None
                 self._scopes.clear()
 
+    async def begun(self, timeout: float) -> None:
+        """While running: wait until every relay has once shown what it has, or could not, for at most so many seconds.
+
+        Returns at once from then on.
+        """
+        with trio.move_on_after(timeout):
+            for link in tuple(self._links.values()):
+                await link.answered.wait()
+
     async def sync(self, timeout: float) -> SyncReport:
         """Ask every relay everything once, for at most `timeout` seconds in all."""
         began = trio.current_time()

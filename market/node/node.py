@@ -39,6 +39,8 @@ from orchestrator import preflight as bundled_preflight
 
 logger = logging.getLogger("archy.node")
 
+BEGIN_SECONDS: Final = 5.0
+"""What a question waits at most for relays that a node has just begun to ask; most have shown all in one."""
 SYNC_SECONDS: Final = 10.0
 """One pass over all relays when no sessions are being kept."""
 
@@ -72,8 +74,10 @@ class Node:
         return self.app_locks.setdefault(app, trio.Lock())
 
     async def refresh(self) -> None:
-        """Ask the relays once, unless sessions are being kept anyway."""
-        if not self.live:
+        """Ask the relays once, or let the sessions that are kept with them show what there is, if they just began."""
+        if self.live:
+            await self.discovery.begun(BEGIN_SECONDS)
+        else:
             await self.discovery.sync(SYNC_SECONDS)
 
     def sources(self, origins: tuple[str, ...], app: AppName | None = None) -> tuple[Source, ...]:

@@ -86,7 +86,7 @@ def test_it_is_shown_taken_over_and_restarted_word_by_word(
         assert listed.code == 0
         assert "running (adopted)" in listed.out
         assert "http://127.0.0.1:8088/" in listed.out
-        assert archy("restart", "notes").out == "notes 1.0.0 is running\n"
+        assert archy("restart", "notes").out == "notes 1.0.0 is running: http://127.0.0.1:8088/\n"
         assert not operator.machine.world.strangers
         gone = archy("uninstall", "notes", "--purge", "notes")
         assert gone.out.endswith("its data was removed, but not /srv/notes, which was there before it.\n")

@@ -10,9 +10,11 @@ import trio
 
 from market.errors import EnvironmentLacks, Problem, Refused, UsageProblem
 from market.node.node import Node, open_node
+from market.node.operations import perform
+from market.service import running
 from orchestrator import Finding
 from tests.fakes.blob_servers import BlobServer
-from tests.market.node.operators import Operator
+from tests.market.node.operators import Operator, unwrapped
 from tests.market.square import Publisher, serving
 
 
@@ -236,3 +238,17 @@ def test_node_is_a_context_manager_that_gives_the_home_back(operator: Operator) 
         return opened
 
     assert len(trio.run(twice)) == 2
+
+
+def test_a_question_to_a_node_that_has_just_begun_is_answered_with_what_its_relays_have(
+    publisher: Publisher, origin: BlobServer, operator: Operator
+) -> None:  # R-DS8
+    publisher.bring("1.0.0", [origin.url])
+
+    async def main() -> list[str]:
+        async with operator.node() as node, running(node):
+            found = await perform(node, "search", {"text": "hello"}, operator.told.append)
+            return [row["app"] for row in found["results"]]
+
+    with unwrapped():
+        assert app_of(publisher) in trio.run(main)
