@@ -76,3 +76,12 @@ class StillRunning(Problem):
 
     kind = "still-running"
     exit_code = 8
+
+
+def only_problem(group: BaseExceptionGroup[BaseException]) -> Problem | None:
+    """The first problem of a nursery's group, which is what a person needs; None where anything else is in it."""
+    problems, rest = group.split(Problem)
+    first: BaseException | None = problems if rest is None else None
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first if isinstance(first, Problem) else None

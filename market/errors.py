@@ -11,6 +11,7 @@ from apps.problems import (
     StillRunning,
     Unreachable,
     UsageProblem,
+    only_problem,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "StillRunning",
     "Unreachable",
     "UsageProblem",
+    "only_problem",
 ]

@@ -11,8 +11,8 @@ import click
 
 from market.cli.defects import recorded
 from market.cli.options import Group
-from market.cli.session import AnswerLost, Session, fail, only_problem
-from market.errors import Problem, UsageProblem
+from market.cli.session import AnswerLost, Session, fail
+from market.errors import Problem, UsageProblem, only_problem
 from market.node.home import Home
 
 EPILOG = """\b

@@ -92,21 +92,7 @@ def _local(
         async with open_node(home) as node:
             return dict(await perform(node, name, params, on_event))
 
-    try:
-        return trio.run(run)
-    except BaseExceptionGroup as group:
-        if (problem := only_problem(group)) is None:
-            raise
-        raise problem from None
-
-
-def only_problem(group: BaseExceptionGroup[BaseException]) -> Problem | None:
-    """The first problem of a nursery's group, which is what a person needs; None where anything else is in it."""
-    problems, rest = group.split(Problem)
-    first: BaseException | None = problems if rest is None else None
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first if isinstance(first, Problem) else None
+    return trio.run(run)
 
 
 def fail(problem: Problem, *, as_json: bool) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import trio
 from pydantic import Field
 
-from market.errors import Problem, Refused, UsageProblem
+from market.errors import Refused, UsageProblem
 from market.model import AppName
 from market.node.node import Node
 from market.node.requests import Request
@@ -53,15 +53,11 @@ class Logs(OneApp):
 async def ps(node: Node, request: Request, report: Report) -> Mapping[str, Any]:
     """Every installed app as it is now; `unknown`, and why, when the machine does not answer (R-ST11)."""
     known: tuple[AppStatus, ...] | None = None
-    problem: Problem | None = None
     why = ""
 
     async def ask() -> None:
-        nonlocal known, problem
-        try:
-            known = await node.orchestrator.status()
-        except Problem as raised:  # as it is, and not in a nursery's group
-            problem = raised
+        nonlocal known
+        known = await node.orchestrator.status()
         nursery.cancel_scope.cancel()
 
     async def give_up() -> None:
@@ -77,8 +73,6 @@ async def ps(node: Node, request: Request, report: Report) -> Mapping[str, Any]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
         nursery.start_soon(give_up)
-    if problem is not None:
-        raise problem
     if known is None:
         known = tuple(
             AppStatus(name, version, digest, "unknown", "unknown", (), (), (), f"not known: {why}")

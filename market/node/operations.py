@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from market.errors import UsageProblem
+from market.errors import UsageProblem, only_problem
 from market.node import adopting, app_settings, blobs, browse, install, manage, publishers, settings, trusting, vouching
 from market.node.node import Node
 from market.node.requests import DIGEST_TEXT, Request
@@ -71,7 +71,7 @@ OPERATIONS: Final[Mapping[str, _Operation]] = {
 async def perform(node: Node, name: str, params: object, report: Report) -> Mapping[str, Any]:
     """Parse the request and do it here. Raises UsageProblem for an unknown name or a bad parameter."""
     operation, request = _parsed(name, params)
-    return await operation.perform(node, request, report)
+    return await _done(operation, node, request, report)
 
 
 def start_operation(node: Node, name: str, params: object) -> str:
@@ -79,9 +79,19 @@ def start_operation(node: Node, name: str, params: object) -> str:
     operation, request = _parsed(name, params)
 
     async def work(report: Report) -> Mapping[str, Any]:
-        return await operation.perform(node, request, report)
+        return await _done(operation, node, request, report)
 
     return node.operations.start(name, work)
+
+
+async def _done(operation: _Operation, node: Node, request: Request, report: Report) -> Mapping[str, Any]:
+    """A problem arrives as it is, also out of a nursery of the operation's."""
+    try:
+        return await operation.perform(node, request, report)
+    except BaseExceptionGroup as group:
+        if (problem := only_problem(group)) is None:
+            raise
+        raise problem from group
 
 
 def _parsed(name: str, params: object) -> tuple[_Operation, Request]:

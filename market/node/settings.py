@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
 import trio
 from pydantic import Field
 
-from market.errors import Problem, UsageProblem
+from market.errors import Problem, UsageProblem, only_problem
 from market.identity.forms import is_relay_address
 from market.node.config import changed_config, save_config
 from market.node.node import Node
@@ -123,14 +123,6 @@ async def _mended(node: Node, report: Report) -> tuple[str, ...]:
     try:
         await node.orchestrator.reconcile()
     except* Problem as problems:
-        done = (*done, f"apps: not looked at: {next(_each(problems)).what}")
+        done = (*done, f"apps: not looked at: {only_problem(problems)}")
     report({"phase": "check", "text": "how things are now"})
     return done
-
-
-def _each(group: BaseExceptionGroup[Problem]) -> Iterator[Problem]:
-    for inner in group.exceptions:
-        if isinstance(inner, BaseExceptionGroup):
-            yield from _each(inner)
-        else:
-            yield inner

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market.errors import UsageProblem
+from market.errors import Problem, UsageProblem
 from market.node.manage import alike
+from market.node.operations import perform, start_operation
 from tests.fakes.blob_servers import BlobServer
 from tests.market.node.operators import Operator
 from tests.market.square import Publisher
@@ -65,3 +67,25 @@ def test_a_doctor_whose_fix_fails_tells_that_and_still_all_that_it_finds(
     assert not found["orphans"]["ok"]
     assert found["podman"]["ok"]  # the machine has one
     assert not told["ok"]
+
+
+def test_a_fault_from_within_an_operations_tasks_is_that_fault_to_whoever_asked(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def damaged(_: object) -> None:
+        raise Problem("the database is damaged", where="state.db")
+
+    monkeypatch.setattr("orchestrator.Orchestrator.status", damaged)
+
+    async def main() -> list[str]:
+        told = []
+        async with operator.node() as node:
+            try:
+                await perform(node, "ps", {}, operator.told.append)
+            except Problem as problem:
+                told.append(str(problem))
+            followed = await node.operations.wait_progress(start_operation(node, "ps", {}), 0, 60)
+            told.append(str(followed.problem))
+        return told
+
+    assert trio.run(main) == ["state.db: the database is damaged"] * 2
