@@ -6,6 +6,8 @@ The exit codes are documented in docs/cli.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -85,3 +87,14 @@ def only_problem(group: BaseExceptionGroup[BaseException]) -> Problem | None:
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
     return first if isinstance(first, Problem) else None
+
+
+@contextmanager
+def ungrouped() -> Iterator[None]:
+    """A problem leaves this as it is, also out of nurseries within; a group with anything else in it stays one."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if (problem := only_problem(group)) is None:
+            raise
+        raise problem from group

@@ -12,6 +12,7 @@ from apps.problems import (
     Unreachable,
     UsageProblem,
     only_problem,
+    ungrouped,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "Unreachable",
     "UsageProblem",
     "only_problem",
+    "ungrouped",
 ]

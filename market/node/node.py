@@ -23,7 +23,7 @@ from apps.permissions import permissions_of
 from market.bridge import Bridge, open_bridge
 from market.bundle_folder import remove_bundle
 from market.discovery import Discovery, Index, SchnorrSigner, open_index
-from market.errors import Problem
+from market.errors import Problem, ungrouped
 from market.identity import Keyring
 from market.node.circles import CircleKeeper
 from market.node.config import NodeConfig, load_config
@@ -196,8 +196,12 @@ async def open_node(
     preflight: Preflight = bundled_preflight,
     now: Callable[[], float] = time.time,
 ) -> AsyncIterator[Node]:
-    """Take the home's lock and open every part. Raises Unreachable while another process owns the home."""
+    """Take the home's lock and open every part. Raises Unreachable while another process owns the home.
+
+    A problem of whoever uses the node leaves this as it is, and not in the group of a nursery that they never saw.
+    """
     async with AsyncExitStack() as stack:
+        stack.enter_context(ungrouped())
         stack.enter_context(home.locked())
         config = load_config(home.config)
         index = stack.enter_context(open_index(home.index, now=now))

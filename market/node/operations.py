@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from market.errors import UsageProblem, only_problem
+from market.errors import UsageProblem, ungrouped
 from market.node import adopting, app_settings, blobs, browse, install, manage, publishers, settings, trusting, vouching
 from market.node.node import Node
 from market.node.requests import DIGEST_TEXT, Request
@@ -86,12 +86,8 @@ def start_operation(node: Node, name: str, params: object) -> str:
 
 async def _done(operation: _Operation, node: Node, request: Request, report: Report) -> Mapping[str, Any]:
     """A problem arrives as it is, also out of a nursery of the operation's."""
-    try:
+    with ungrouped():
         return await operation.perform(node, request, report)
-    except BaseExceptionGroup as group:
-        if (problem := only_problem(group)) is None:
-            raise
-        raise problem from group
 
 
 def _parsed(name: str, params: object) -> tuple[_Operation, Request]:

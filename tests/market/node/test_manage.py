@@ -89,3 +89,12 @@ def test_a_fault_from_within_an_operations_tasks_is_that_fault_to_whoever_asked(
         return told
 
     assert trio.run(main) == ["state.db: the database is damaged"] * 2
+
+
+def test_a_fault_of_whoever_uses_a_node_leaves_it_as_that_fault(operator: Operator) -> None:
+    async def main() -> None:
+        async with operator.node():
+            raise Problem("no such app", where="notes")
+
+    with pytest.raises(Problem, match="no such app"):
+        trio.run(main)
