@@ -19,6 +19,7 @@ from orchestrator.names import Names
 from orchestrator.plan import Absent, Observed, Wanted, plan
 from orchestrator.status import Progress
 from orchestrator.steps import BuildImage, ImportImage, Restart, Start, Step, StopUnits, WriteSecrets, WriteUnits
+from orchestrator.systemd import UnitState
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ async def converge(
                     given_up.add(step.service)
                     continue
                 if step.service in started:
-                    raise _ends_at_once(step.service, names)
+                    raise _ends_at_once(step.service, names, (seen.services or {}).get(step.service))
                 started.add(step.service)
             _tell(names.app, step, report)
             try:
@@ -92,9 +93,10 @@ async def converge(
     raise Problem(f"{names.app.id} does not settle", where=names.slug, remedy="archy logs, archy doctor")
 
 
-def _ends_at_once(service: str, names: Names) -> Unhealthy:
+def _ends_at_once(service: str, names: Names, unit: UnitState | None) -> Unhealthy:
+    how = f": {unit.ended}" if unit and unit.ended else ""
     return Unhealthy(
-        f"{service} ends as soon as it is started",
+        f"{service} ends as soon as it is started{how}",
         where=names.slug,
         remedy=f"journalctl --user -u {service} shows what it said",
     )

@@ -31,7 +31,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class ContainerStatus:
-    """A container for people. `health`: healthy, unhealthy, starting, none (no check), unknown."""
+    """A container for people. `health`: healthy, unhealthy, starting, none (no check), unknown.
+
+    `detail`: what its check said, or how it ended.
+    """
 
     name: str
     service: str
@@ -41,6 +44,8 @@ class ContainerStatus:
     detail: str = ""
     companion: bool = False
     """It serves the app, whose state does not depend on it."""
+    since: int | None = None
+    """Unix seconds at which it came into this state; None where that is not known."""
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -51,6 +56,7 @@ class ContainerStatus:
             "restarts": self.restarts,
             "detail": self.detail,
             "companion": self.companion,
+            "since": self.since,
         }
 
 
@@ -127,9 +133,10 @@ def judge(
         unit = services.get(service)
         state = container_state(unit)
         health, detail = _health(container, containers.get(name), state, answers.get(name))
-        restarts = unit.restarts if unit else 0
+        restarts, since, ended = (unit.restarts, unit.since, unit.ended) if unit else (0, None, "")
+        detail = detail if state == "running" else ended
         aside = label in manifest.companions
-        found.append(ContainerStatus(label, service, state, health, restarts, detail, aside))
+        found.append(ContainerStatus(label, service, state, health, restarts, detail, aside, since))
     return tuple(found)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,6 +54,10 @@ class UnitState:
     restarts: int = 0
     needs_reload: bool = False
     cgroup: str = ""
+    since: int | None = None
+    """Unix seconds at which it became as it is."""
+    ended: str = ""
+    """How its main process ended last, in words; empty while that runs, and where it ended well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +111,10 @@ class Systemd(Protocol):
         ...
 
 
-_PROPERTIES: Final = "Id,LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,ControlGroup"
+_PROPERTIES: Final = (
+    "Id,LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,ControlGroup,"
+    "StateChangeTimestampMonotonic,ExecMainCode,ExecMainStatus"
+)
 
 
 class UserSystemd:
@@ -263,4 +272,29 @@ def _state(block: str) -> UnitState:
         int(restarts) if restarts.isdigit() else 0,
         values.get("NeedDaemonReload") == "yes",
         values.get("ControlGroup", ""),
+        _since(values.get("StateChangeTimestampMonotonic", "")),
+        _ended(values),
     )
+
+
+def _since(microseconds: str) -> int | None:
+    """Of the clock that systemd counts by, as Unix seconds: as text, systemd writes times in words."""
+    if not microseconds.isdigit() or microseconds == "0":
+        return None
+    return int(time.time() - time.monotonic() + int(microseconds) / 1e6)
+
+
+def _ended(values: Mapping[str, str]) -> str:
+    code, status = values.get("ExecMainCode", "0"), values.get("ExecMainStatus", "0")
+    if values.get("Result") == "oom-kill":
+        return "killed: out of memory"
+    if code == "1":  # waitid(2): exited; 2 and 3 are ended by a signal
+        return f"exit code {status}" if status != "0" else ""
+    return f"killed by {_signal(int(status))}" if code in ("2", "3") and status.isdigit() else ""
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -13,12 +14,12 @@ from market.cli import journal
 from market.cli.options import json_option
 from market.cli.session import Session
 from market.cli.terminal import painted, width
-from market.cli.text import counted, safe, table
+from market.cli.text import counted, duration_text, safe, table
 from market.errors import NotRunning, UsageProblem
 
 MAX_LINES: Final = 5_000
 """What a node answers at most; who wants more has journalctl."""
-HEADER: Final = ("APP", "VERSION", "STATE", "UP", "OPEN")
+HEADER: Final = ("APP", "VERSION", "STATE", "FOR", "UP", "OPEN")
 COLOURS: Final = {
     "running": "green",
     "failed": "red",
@@ -68,9 +69,10 @@ def _ps_text(result: Mapping[str, Any]) -> str:
         return "Nothing is installed; `archy search` shows what there is."
     unknown = all(app["state"] == "unknown" for app in apps)  # for one reason, which is told below
     notes = ["" if unknown else _note(app) for app in apps]
+    opens = ["  ".join(filter(None, (" ".join(_doors(a)), note))) for a, note in zip(apps, notes, strict=True)]
     rows = [
-        (name, a["version"], _state(a), _up(a["containers"]), "  ".join(filter(None, (" ".join(_doors(a)), note))))
-        for name, a, note in zip(_names(apps), apps, notes, strict=True)
+        (name, a["version"], _state(a), _since(a), _up(a["containers"]), told)
+        for name, a, told in zip(_names(apps), apps, opens, strict=True)
     ]
     wide = table(HEADER, rows, lambda column, cell: _coloured(cell) if column == 2 else cell)
     if max(map(len, table(HEADER, rows).splitlines())) <= width():
@@ -80,8 +82,9 @@ def _ps_text(result: Mapping[str, Any]) -> str:
 
 def _block(row: Sequence[str], below: Sequence[str]) -> str:
     """A row for a terminal that is too narrow for the table: lines that can be read, and addresses that stay whole."""
-    name, version, state, up, _ = map(safe, row)
-    return "\n  ".join([f"{name} {version}  {_coloured(state)}  {up}", *map(safe, filter(None, below))])
+    name, version, state, since, up, _ = map(safe, row)
+    head = "  ".join(filter(None, (f"{name} {version}", _coloured(state), since, up)))
+    return "\n  ".join([head, *map(safe, filter(None, below))])
 
 
 def _coloured(state: str) -> str:
@@ -96,6 +99,13 @@ def _names(apps: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _state(app: Mapping[str, Any]) -> str:
     return f"{app['state']} (adopted)" if app["adopted"] else str(app["state"])
+
+
+def _since(app: Mapping[str, Any]) -> str:
+    """For how long all of it has been as it is; nothing where that is not known."""
+    moments = [c["since"] for c in app["containers"] if not c["companion"] and c["since"] is not None]
+    known = moments and not app["detail"].startswith("stale")
+    return duration_text(time.time() - max(moments)) if known else ""
 
 
 def _up(containers: Sequence[Mapping[str, Any]]) -> str:
@@ -119,7 +129,9 @@ def _note(app: Mapping[str, Any]) -> str:
         words = []
         if container["state"] not in ("running", app["state"]):
             words.append(container["state"])
-        if container["state"] == "running" and container["health"] not in ("healthy", "none"):
+        if container["state"] != "running":
+            words += filter(None, [container["detail"]])
+        elif container["health"] not in ("healthy", "none"):
             words.append(container["detail"] or f"health {container['health']}")
         if container["restarts"]:
             words.append(f"restarted {counted(container['restarts'], 'time')}")

@@ -27,6 +27,16 @@ def size_text(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def duration_text(seconds: float) -> str:
+    """A time span for people, in its largest unit: `5 s`, `59 min`, `47 h`, `2 d`."""
+    whole = max(int(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    return f"{whole // 3600} h" if whole < 48 * 3600 else f"{whole // 86400} d"
+
+
 def shortened(text: str, most: int) -> str:
     """At most so many characters, cut at a blank where there is one."""
     if len(text) <= most:

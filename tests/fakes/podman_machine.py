@@ -6,6 +6,7 @@ gone while its service is up, a taken port. `crash_at` ends the pretended proces
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ class Service:
     active: str = "inactive"
     sub: str = "dead"
     restarts: int = 0
+    ended: str = ""
+    since: int = field(default_factory=lambda: int(time.time()))
 
 
 @dataclass
@@ -247,7 +250,7 @@ class Machine:
             self._fail(service, "address already in use")
         config = found[0][1]
         if config in self.crashing:
-            self.services[service] = Service("failed", "failed", 5)
+            self.services[service] = Service("failed", "failed", 5, "exit code 1")
             return
         for volume in [mount.split(".volume:")[0] for mount in mounts if ".volume:" in mount]:
             if volume not in self.volumes:  # made by `podman run`: nobody's label

@@ -38,6 +38,8 @@ class FakeSystemd:
             service.restarts,
             loaded and machine.stale(name),
             "/user.slice/apps.slice" if service.active == "active" else "",
+            service.since if loaded else None,
+            service.ended,
         )
 
     async def daemon_reload(self) -> None:

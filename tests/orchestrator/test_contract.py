@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -155,6 +156,15 @@ async def test_a_started_app_is_seen_with_its_labels_and_the_signed_image(world:
     assert world.app.names.secret("password") in inventory.secrets
     assert f"{inventory.images[0].name}@{inventory.images[0].digest}" == rendered.image
     assert inventory.images[0].id == rendered.config
+
+
+async def test_a_service_is_known_to_run_since_it_was_started(world: World) -> None:
+    before = time.time()
+    await world.up()
+    state = (await world.systemd.show(PREFIX, (world.service,)))[world.service]
+    assert state.since is not None
+    assert before - 2 <= state.since <= time.time() + 1
+    assert state.ended == ""
 
 
 async def test_every_service_of_the_node_is_seen_in_one_look(world: World) -> None:

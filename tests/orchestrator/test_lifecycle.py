@@ -211,7 +211,7 @@ def test_a_failed_first_install_leaves_nothing_behind(node: Node, tmp_path: Path
     async def work() -> None:
         bad = make_bundle(tmp_path)
         node.world.crashing.add(bad.manifest.containers["web"].image.platforms[0].config)  # type: ignore[union-attr]
-        with pytest.raises(Unhealthy, match="ends as soon as it is started"):
+        with pytest.raises(Unhealthy, match="ends as soon as it is started: exit code 1"):
             await node.orchestrator.install(bad)
         assert is_empty(node)
         assert node.orchestrator.installed() == ()

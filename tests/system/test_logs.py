@@ -16,7 +16,10 @@ from tests.system.test_orchestrator import SERVICE, drive, sh
 
 HOME = "/home/op/archy-home"
 SECONDS = 60.0
-TALK = "/bin/busybox echo \"$0 begins\"; printf '\\033[31mred\\033[0m\\n'; exec /bin/busybox httpd -f -p 8080 -h /www"
+TALK = (
+    "[ ! -e /data/bad ] || exit 3; "
+    "/bin/busybox echo \"$0 begins\"; printf '\\033[31mred\\033[0m\\n'; exec /bin/busybox httpd -f -p 8080 -h /www"
+)
 SILENT_SECONDS = 20.0
 """It takes ten; a machine that is busy with other tests has as many again. Podman's own deadlines add up to minutes."""
 NO_PS = '#!/bin/sh\n[ "$1" != ps ] || { echo "broken" >&2; exit 125; }\nexec /usr/bin/podman "$@"\n'
@@ -93,9 +96,9 @@ def test_ps_says_how_many_containers_are_up_and_where_an_app_opens(talking: Node
     drive(talking, "stop", id="other", home=HOME)
     done = talking.run(["archy", "--home", HOME, "ps"], timeout=SECONDS)
     head, hello, other = done.stdout.splitlines()
-    assert head.split() == ["APP", "VERSION", "STATE", "UP", "OPEN"]
-    assert hello.split()[:5] == ["hello", "1.0.0", "running", "1/1", "http://127.0.0.1:18080/"]
-    assert other.split() == ["other", "1.0.0", "stopped", "0/1"]
+    assert head.split() == ["APP", "VERSION", "STATE", "FOR", "UP", "OPEN"]
+    assert re.fullmatch(r"hello +1\.0\.0 +running +\d+ (s|min) +1/1 +http://127\.0\.0\.1:18080/.*", hello), hello
+    assert re.fullmatch(r"other +1\.0\.0 +stopped +(\d+ s)? +0/1", other), other
     talking.run(["systemctl", "--user", "stop", SERVICE])
     down = talking.run(["archy", "--home", HOME, "ps"], timeout=SECONDS, check=False)
     assert down.returncode == 5
@@ -130,6 +133,21 @@ def test_who_reads_no_more_ends_followed_logs_though_the_app_is_quiet(talking: N
     assert len(done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stderr
     assert sh(talking, "pgrep -u op journalctl", check=False) == "", "journalctl was left behind"
+
+
+def test_ps_tells_with_which_exit_code_an_app_ends_again_and_again(talking: Node) -> None:
+    drive(talking, "start", id="other", home=HOME)
+    container = sh(talking, "podman ps --format '{{.Names}}' --filter name=archy-other").strip()
+    sh(talking, f"podman exec {container} /bin/busybox touch /data/bad && podman kill {container}")
+    deadline = time.monotonic() + SECONDS
+    while True:
+        done = talking.run(["archy", "--home", HOME, "ps"], timeout=SECONDS, check=False)
+        if "exit code 3" in done.stdout or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    (other,) = (line for line in done.stdout.splitlines() if line.startswith("other"))
+    assert re.search(r" (restarting|failed) +\d+ s +0/1  web: exit code 3(, restarted \d+ times?)?$", other), other
+    assert done.returncode == 5
 
 
 def test_what_a_removed_app_wrote_can_still_be_read(talking: Node) -> None:

@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market.cli.text import safe, shortened, size_text, table
+from market.cli.text import duration_text, safe, shortened, size_text, table
 
 
 @given(st.text())
@@ -34,6 +34,12 @@ def test_sizes_are_iec() -> None:
         "64.0 MiB",
         "3.0 TiB",
     ]
+
+
+def test_time_spans_are_told_in_one_unit() -> None:
+    seconds = (-1, 0, 59.9, 60, 3599, 3600, 47 * 3600, 48 * 3600, 9 * 86400)
+    told = ["0 s", "0 s", "59 s", "1 min", "59 min", "1 h", "47 h", "2 d", "9 d"]
+    assert [duration_text(span) for span in seconds] == told
 
 
 @given(st.text(), st.integers(4, 80))
