@@ -22,11 +22,6 @@ SETTINGS = [
 NASTY = 'a "b" \\n 100% $HOME ü'
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def chosen(folder: Path, version: str = "1", **more: Any) -> Bundle:
     """An app with all that is chosen on the node: an automatic port, settings, a secret in a file, a hook."""
     ports = [{"name": "web", "container": 8080, "host": "auto"}]

@@ -27,11 +27,6 @@ KILLED = (Crash, BaseExceptionGroup, Problem)
 PLAIN = {"b/Containerfile": "FROM scratch\nCOPY page /page\n", "b/page": "hello"}
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def built(folder: Path, version: str = "1.0.0", *, files: dict[str, str] = PLAIN, **more: Any) -> Bundle:
     """web, and cache, whose image is built; `cache` and `bases` say more of it."""
     build = {"context": "b", "bases": more.pop("bases", [])}

@@ -15,11 +15,6 @@ HELLO = app_name()
 STEM = f"archy-{HELLO.slug}"
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def accompanied(folder: Path, version: str = "1", **more: Any) -> Bundle:
     root = folder / f"{HELLO.slug}-{version}"
     image = write_layout(root / "images" / "ui", f"ui {version}".encode())

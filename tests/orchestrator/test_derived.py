@@ -23,11 +23,6 @@ INSIDE = "/run/config/app.conf"
 SERVICE = f"archy-{HELLO.slug}-web.service"
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def deriving(
     folder: Path, version: str = "1", *, template: str = TEMPLATE, on_change: str = "restart", **more: Any
 ) -> Bundle:

@@ -16,11 +16,6 @@ HELLO = app_name()
 DATA, CACHE = f"archy-{HELLO.slug}-data", f"archy-{HELLO.slug}-cache"
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def cached(folder: Path) -> Bundle:
     mounts = [{"volume": "data", "path": "/data"}, {"volume": "cache", "path": "/cache"}]
     volumes = {"data": {}, "cache": {"on_uninstall": "remove"}}

@@ -21,11 +21,6 @@ from tests.orchestrator.test_shares import in_order, rendered
 HELLO = app_name()
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def test_silence_alone_proves_nothing_and_a_lost_namespace_explains_what_died_with_it() -> None:
     assert diagnose(Signs()) == ()
     assert diagnose(Signs("timed out")) == (Ailment.SILENT,)

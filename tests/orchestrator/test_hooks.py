@@ -21,11 +21,6 @@ WEB = f"archy-{HELLO.slug}-web"
 COPY = {"copy_from_host": {"src": "assets/seed", "dest": "web:/data/seed"}}
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def hooked(folder: Path, version: str = "1", *, argv: tuple[str, ...] = ("prepare",)) -> Bundle:
     hooks = {"post_install": [COPY, {"exec": {"in": "web", "argv": list(argv), "timeout": 5}}]}
     files = {"assets/seed": "a seed"}

@@ -21,11 +21,6 @@ from tests.orchestrator.nodes import Node, run
 HELLO, OTHER = app_name(), app_name("other")
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def network(node: Node, app: Any = HELLO) -> UnitFile:
     name = f"archy-{app.slug}.network"
     return parse(name, (node.settings.unit_dir / name).read_text())

@@ -18,11 +18,6 @@ from tests.orchestrator.nodes import Node, run
 HELLO = app_name()
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def config_of(node: Node) -> str:
     (box,) = node.world.containers.values()
     return box.image_id

@@ -28,11 +28,6 @@ TEMPLATE = (
 )
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def chain(folder: Path, version: str = "27.1", name: AppName = CHAIN, port: int = 18090, **more: Any) -> Bundle:
     known: dict[str, Any] = {
         "exports": [{"name": "rpc", "port": "web", "secret": "password"}, {"name": "fee", "setting": "fee"}],

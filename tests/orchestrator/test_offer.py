@@ -29,11 +29,6 @@ from tests.orchestrator.strangers import (
 )
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def stack(folder: Path) -> Bundle:
     boxes = {
         "web": container(ports=AUTO, mounts=[], secrets=[], needs=["db"]),

@@ -21,11 +21,6 @@ BURST = 60
 """Seconds until systemd gives up a service that it starts five times, ten seconds apart."""
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def test_pauses_grow_to_a_ceiling_and_begin_anew_after_a_steady_time() -> None:
     patience, now = Patience(), 0.0
     for pause in (*BACKOFF[1:], BACKOFF[-1], BACKOFF[-1]):

@@ -22,11 +22,6 @@ NAME = f"archy-{HELLO.slug}-password"
 SERVICE = f"archy-{HELLO.slug}-web.service"
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def deriving(folder: Path, *, on_change: str = "restart", used: bool = True, **more: Any) -> Bundle:
     """The secret in a derived file and, where it is `used`, in the container itself."""
     files = {"t": "password={{ secrets.password }}\n"}

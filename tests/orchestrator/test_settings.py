@@ -25,11 +25,6 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def configurable(folder: Path, version: str = "1", **more: Any) -> Bundle:
     return make_bundle(folder, version, **({"settings": SETTINGS} | more))
 

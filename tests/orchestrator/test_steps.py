@@ -34,11 +34,6 @@ HELLO = app_name()
 SERVICE = f"archy-{HELLO.slug}-web.service"
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def derived_bundle(folder: Path, version: str = "1") -> Bundle:
     files = {"t": "v={{ app.version }} {{ secrets.password }}\n"}
     derived = {"template": "t", "dest": "a.conf", "into": {"web": "/run/conf"}}

@@ -32,11 +32,6 @@ from tests.orchestrator.strangers import (
 from tests.orchestrator.test_adoption import lose_database
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def test_a_container_started_by_hand_is_taken_over_untouched_and_left_alone(node: Node, tmp_path: Path) -> None:
     bundle = notes(tmp_path)  # R-ST7, invariant 11
     before = node.world.strangers[by_hand(node, bundle)]

@@ -25,11 +25,6 @@ from tests.orchestrator.nodes import Node, run
 HELLO = app_name()
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "node")
-
-
 def is_empty(node: Node) -> bool:
     world = node.world
     return not (node.units() or world.containers or world.networks or world.secrets or world.images or world.volumes)
