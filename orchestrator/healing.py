@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import trio
 
 from apps.problems import Problem
+from orchestrator.podman_answers import ContainerSeen
 from orchestrator.podman_care import REMEDIES, Ailment, Care, diagnose
 from orchestrator.status import Finding
 
@@ -39,9 +40,11 @@ class Healing:
         self._standing: dict[Ailment, _Standing] = {}
         self._mended: dict[Ailment, int] = {}
 
-    async def round(self, *, answered: bool, deep: bool, stop_apps: Callable[[], Awaitable[None]]) -> bool:
-        """Look and mend once; True when a cure was made, and apps have to be looked at again."""
-        signs = await self._care.look(answered=answered, deep=deep)
+    async def round(
+        self, *, answered: bool, living: Sequence[ContainerSeen], stop_apps: Callable[[], Awaitable[None]]
+    ) -> bool:
+        """Look and mend once; True when a cure was made, and apps have to be looked at again. `living` as in Care."""
+        signs = await self._care.look(answered=answered, living=living)
         found = diagnose(signs)
         for gone in set(self._standing) - set(found):
             if self._standing.pop(gone).cures:

@@ -22,6 +22,8 @@ class ContainerSeen:
     labels: Mapping[str, str]
     health: str = ""
     networks: frozenset[str] = frozenset()
+    pid: int = 0
+    """Its first process, as this machine counts; 0 where none runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def container(item: Mapping[str, Any]) -> ContainerSeen:
         dict(item.get("Labels") or {}),
         health,
         frozenset(map(str, item.get("Networks") or ())),
+        int(item.get("Pid") or 0),
     )
 
 

@@ -7,12 +7,15 @@ then rebuilt from their units by the planner. What could not be mended is told.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import sqlite3
+import sys
 import time
 import tomllib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -22,6 +25,7 @@ from typing import Final, Protocol
 import trio
 
 from apps.problems import Problem
+from orchestrator.podman_answers import ContainerSeen
 from orchestrator.process import run
 
 log = logging.getLogger(__name__)
@@ -37,7 +41,7 @@ class Ailment(Enum):
     """What can be wrong, in the order in which it is mended."""
 
     DATABASE = "Podman's database can not be read"
-    NAMESPACE = "the network namespace of the running apps is gone"
+    NAMESPACE = "the network namespace of running apps is gone"
     LINK = "the program that links the apps' network to this machine's has ended"
     NAMES = "the name server of the apps' networks has ended"
     SILENT = "Podman does not answer"
@@ -77,8 +81,9 @@ def diagnose(signs: Signs) -> tuple[Ailment, ...]:
 class Care(Protocol):
     """Looks and mends."""
 
-    async def look(self, *, answered: bool, deep: bool) -> Signs:
-        """`answered`: Podman just did, and has containers that run; `deep`: look from inside their namespace too."""
+    async def look(self, *, answered: bool, living: Sequence[ContainerSeen] = ()) -> Signs:
+        """`answered`: Podman just did, and has containers that run; `living`: those of which to look whether they are
+        linked to the present network namespace, too."""
         ...
 
     async def mend(self, ailment: Ailment) -> None:
@@ -97,11 +102,11 @@ class RootlessCare:
         self._names = networks / "aardvark-dns" / "aardvark.pid"
         self._database = (storage or _graph_root()) / "db.sql"
 
-    async def look(self, *, answered: bool, deep: bool) -> Signs:
+    async def look(self, *, answered: bool, living: Sequence[ContainerSeen] = ()) -> Signs:
         if not answered:
             refusal = await self._refusal()
             return Signs(refusal, bool(refusal) and await trio.to_thread.run_sync(_is_broken, self._database))
-        gone = not self._namespace.exists() or (deep and await self._is_empty())
+        gone = not self._namespace.exists() or await _are_cut_off(living)
         return Signs("", False, gone, _is_dead(self._link), _is_dead(self._names))
 
     async def mend(self, ailment: Ailment) -> None:
@@ -130,14 +135,35 @@ class RootlessCare:
         lines = done.stderr.strip().splitlines()
         return "" if done.code == 0 else (lines[-1] if lines else f"podman info ended with {done.code}")
 
-    async def _is_empty(self) -> bool:
-        """No bridge in the namespace although apps run: they live in another one."""
-        inside = ("podman", "unshare", "--rootless-netns", "cat", "/proc/net/dev")
-        try:
-            done = (await run(inside, seconds=PROBE)).checked()
-        except Problem:
-            return False  # not seen is not gone
-        return not any(line.strip().startswith("podman") for line in done.stdout.decode(errors="replace").splitlines())
+
+async def _are_cut_off(containers: Sequence[ContainerSeen]) -> bool:
+    """Does one of them have its links in another namespace than the present one? What is not seen is no proof.
+
+    The present one must be seen to have links of others, or none at all: else the question itself may not work here.
+    """
+    asked = {container.pid: container.id for container in containers if container.networks}
+    asked = {pid: id_ for pid, id_ in asked.items() if _is_alive(pid, id_)}
+    if not asked:
+        return False
+    program = str(Path(__file__).with_name("attached_inside.py"))
+    argv = ("podman", "unshare", "--rootless-netns", sys.executable, "-I", program)
+    try:
+        done = (await run(argv, seconds=PROBE, stdin=json.dumps(list(asked)).encode())).checked()
+        found = json.loads(done.stdout)
+        attached, links = set(found["attached"]), int(found["links"])
+    except (Problem, ValueError, KeyError, TypeError) as error:
+        log.warning("the apps' network namespace can not be looked at", extra={"problem": str(error)})
+        return False
+    lost = [id_ for pid, id_ in asked.items() if pid not in attached and _is_alive(pid, id_)]
+    return bool(lost) and (bool(attached) or links == 0)
+
+
+def _is_alive(pid: int, container: str) -> bool:
+    """Is this process still the container's? Its control group is named after it (conmon(8), `libpod-payload-<id>`)."""
+    try:
+        return bool(container) and container in Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return False
 
 
 def _graph_root() -> Path:

@@ -60,6 +60,8 @@ class Rounds:
         self._patience = Patience()
         self._ticks = 0
         self._healing = Healing(machine.care)
+        self._looked_at: frozenset[str] = frozenset()
+        """Containers whose links to the network were looked at."""
 
     def wake(self) -> None:
         """Look now instead of at the next tick. Losing a wake-up is harmless (R-ST15)."""
@@ -168,10 +170,16 @@ class Rounds:
 
     async def _heal(self, seen: Observed, *, deep: bool) -> None:
         answered = seen.containers is not None
-        alive = any(container.state == "running" for container in seen.containers or ())
-        if (alive or not answered) and await self._healing.round(
-            answered=answered, deep=deep, stop_apps=self._keeper.stop_running
-        ):
+        running = [container for container in seen.containers or () if container.state == "running"]
+        if answered and not running:
+            return
+        # Whoever was started since the last look from within may be in another namespace than those before it
+        begun = frozenset(container.id for container in running) - self._looked_at
+        living = running if deep or begun else []
+        cured = await self._healing.round(answered=answered, living=living, stop_apps=self._keeper.stop_running)
+        if living:
+            self._looked_at = frozenset(container.id for container in running)
+        if cured:
             self._patience.forgive_all()
             self.wake()
 

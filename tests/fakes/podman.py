@@ -258,8 +258,11 @@ class FakeCare:
         self.signs = Signs()
         self.cures: list[Ailment] = []
         self.helpless: set[Ailment] = set()
+        self.looked_at: list[list[str]] = []
+        """Whose links, at each look that asked for them."""
 
-    async def look(self, *, answered: bool, deep: bool) -> Signs:
+    async def look(self, *, answered: bool, living: Sequence[ContainerSeen] = ()) -> Signs:
+        self.looked_at += [[container.name for container in living]] if living else []
         return self.signs
 
     async def mend(self, ailment: Ailment) -> None:

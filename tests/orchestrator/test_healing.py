@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import trio
 from apps.problems import Problem
 from orchestrator import Finding, safe_fix
 from orchestrator.plan import Wanted, plan
+from orchestrator.podman_answers import ContainerSeen
 from orchestrator.podman_care import KEPT_DATABASES, Ailment, RootlessCare, Signs, diagnose
 from orchestrator.steps import Restart
 from tests.orchestrator.bundles import app_name, container, make_bundle
@@ -130,6 +133,60 @@ def test_what_the_repair_stopped_is_started_at_once_however_often_it_was_and_how
     run(work)
 
 
+def test_links_are_looked_at_from_within_whenever_a_container_was_started(node: Node, tmp_path: Path) -> None:
+    async def work() -> None:  # R-FM6
+        await node.orchestrator.install(make_bundle(tmp_path))
+        for _ in range(3):
+            await node.tick()
+        first = list(node.care.looked_at)
+        await node.orchestrator.restart(HELLO)
+        for _ in range(3):
+            await node.tick()
+        (name,) = node.world.containers
+        assert (first, node.care.looked_at) == ([[name]], [[name], [name]])
+
+    run(work)
+
+
+MINE, OTHERS = os.getpid(), os.getppid()
+
+
+@pytest.mark.parametrize(
+    ("said", "gone"),
+    [
+        ({"attached": [MINE, OTHERS], "links": 2}, False),
+        ({"attached": [OTHERS], "links": 1}, True),
+        ({"attached": [], "links": 0}, True),
+        ({"attached": [], "links": 3}, False),  # of somebody else: it may as well be that the question does not work
+        ({"attached": None}, False),
+        ("", False),
+    ],
+)
+def test_a_container_is_cut_off_only_when_that_is_proven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: object, gone: bool
+) -> None:  # R-FM6, R-ST18
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "podman").write_text(f"#!/bin/sh\necho '{json.dumps(said)}'\n")
+    (bin_ / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}:/usr/bin:/bin")
+    namespace = tmp_path / "containers" / "networks" / "rootless-netns" / "rootless-netns"
+    namespace.parent.mkdir(parents=True)
+    namespace.touch()
+    care = RootlessCare(tmp_path, tmp_path)
+    # Every control group's line has a colon in it, which stands for the containers' ids here
+    boxes = [ContainerSeen("", ":", "running", "", {}, "", frozenset({"own"}), pid) for pid in (MINE, OTHERS)]
+    gone_meanwhile = replace(boxes[0], id="0123456789ab")
+    by_hand = replace(boxes[0], networks=frozenset())
+
+    async def work() -> None:
+        assert await care.look(answered=True, living=boxes) == Signs(namespace_gone=gone)
+        for nobody in ([gone_meanwhile], [by_hand], []):
+            assert await care.look(answered=True, living=nobody) == Signs()
+
+    trio.run(work)
+
+
 def broken_database(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / "db.sql"
@@ -157,7 +214,7 @@ def test_broken_databases_are_kept_and_their_number_is_bounded(tmp_path: Path, m
         for _ in range(KEPT_DATABASES + 2):
             broken_database(tmp_path / "storage")
             (tmp_path / "storage" / "db.sql-wal").write_bytes(b"what was not written back")
-            signs = await care.look(answered=False, deep=False)
+            signs = await care.look(answered=False)
             assert signs == Signs("broken", database_broken=True)
             await care.mend(Ailment.DATABASE)
         with pytest.raises(Problem):
@@ -180,9 +237,9 @@ def test_a_sound_or_locked_database_is_not_taken_for_broken(tmp_path: Path, monk
     with sqlite3.connect(tmp_path / "db.sql", isolation_level=None) as connection:
         connection.execute("CREATE TABLE t (x)")
         care = RootlessCare(tmp_path / "run", tmp_path)
-        assert trio.run(lambda: care.look(answered=False, deep=False)) == Signs("no")
+        assert trio.run(lambda: care.look(answered=False)) == Signs("no")
         connection.execute("BEGIN EXCLUSIVE")
-        assert trio.run(lambda: care.look(answered=False, deep=False)) == Signs("no")
+        assert trio.run(lambda: care.look(answered=False)) == Signs("no")
     connection.close()
 
 
@@ -191,11 +248,11 @@ def test_a_program_that_ended_is_told_from_one_that_never_was(tmp_path: Path) ->
     (networks / "rootless-netns").mkdir(parents=True)
     (networks / "aardvark-dns").mkdir()
     care = RootlessCare(tmp_path, tmp_path)
-    assert trio.run(lambda: care.look(answered=True, deep=False)) == Signs(namespace_gone=True)
+    assert trio.run(lambda: care.look(answered=True)) == Signs(namespace_gone=True)
     (networks / "rootless-netns" / "rootless-netns").touch()
-    assert trio.run(lambda: care.look(answered=True, deep=False)) == Signs()
+    assert trio.run(lambda: care.look(answered=True)) == Signs()
     (networks / "aardvark-dns" / "aardvark.pid").write_text("99999999\n")
-    assert trio.run(lambda: care.look(answered=True, deep=False)) == Signs(names_dead=True)
+    assert trio.run(lambda: care.look(answered=True)) == Signs(names_dead=True)
 
 
 def test_a_checkup_tells_what_belongs_to_no_app_and_removes_nothing(node: Node, tmp_path: Path) -> None:  # R-ST7

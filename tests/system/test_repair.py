@@ -62,6 +62,12 @@ def mended(node: Node) -> None:
             f"podman unshare sh -c 'cd {NETWORKS} && umount -l rootless-netns/rootless-netns; rm -rf rootless-netns'",
             id="network namespace removed",
         ),
+        pytest.param(
+            "systemctl --user kill -s STOP archy-node;"  # before a tick sees it
+            f"podman unshare sh -c 'cd {NETWORKS} && umount -l rootless-netns/rootless-netns; rm -rf rootless-netns';"
+            f"systemctl --user restart {STEM}-web; systemctl --user kill -s CONT archy-node",
+            id="network namespace removed and one container started in another",
+        ),
     ],
 )
 def test_broken_podman_is_mended_and_volumes_are_intact(watched: Node, break_it: str) -> None:  # R-FM6, chaos 2, 7
