@@ -147,7 +147,9 @@ async def wait_healthy(
     Raises Unhealthy when the window ends, or earlier when a container fails or crashes again and again.
     """
     last: tuple[ContainerStatus, ...] = ()
+    how = f"did not become healthy in time ({seconds:g} s)"
     before: dict[str, int] = {}
+    ends: dict[str, str] = {}  # also of those that were started again since
     pause, stem = FIRST_POLL, loaded.app.names.stem
     with trio.move_on_after(seconds):
         while True:
@@ -158,18 +160,25 @@ async def wait_healthy(
                 last = statuses(loaded, seen, answers)
                 if ready(last):
                     return last
+                ends |= {s.name: s.detail for s in last if s.state != "running" and s.detail}
                 if counted:
                     before = before or {status.name: status.restarts for status in last}
                 needed = [status for status in last if not status.companion]
                 if any(s.state == "failed" or s.restarts - before.get(s.name, s.restarts) >= CRASHES for s in needed):
+                    how = "does not stay up"
                     break
             await trio.sleep(pause)
             pause = min(pause * 2, POLL)
-    bad = [status for status in last if not ready((status,))]
-    said = "; ".join(f"{s.name} is {s.state}, {s.detail or f'health {s.health}'}" for s in bad)
-    said = said if last else "systemd or Podman did not answer"
+    bad = [_told(status, ends.get(status.name, "")) for status in last if not ready((status,))]
+    said = bad or ["systemd or Podman did not answer"]
     raise Unhealthy(
-        f"{loaded.manifest.id} {loaded.manifest.version} did not become healthy in time ({seconds:g} s): {said}",
+        f"{loaded.manifest.id} {loaded.manifest.version} {how}: {'; '.join(said)}",
         where=loaded.app.names.slug,
         remedy=f"journalctl --user -u '{loaded.app.names.stem}-*' shows what it said",
     )
+
+
+def _told(status: ContainerStatus, ended: str) -> str:
+    words = [f"{status.name} is {status.state}", f"restarted {status.restarts} times" * bool(status.restarts)]
+    words += dict.fromkeys((ended, status.detail)) if ended or status.detail else [f"health {status.health}"]
+    return ", ".join(filter(None, words))

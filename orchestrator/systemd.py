@@ -289,7 +289,8 @@ def _ended(values: Mapping[str, str]) -> str:
     if values.get("Result") == "oom-kill":
         return "killed: out of memory"
     if code == "1":  # waitid(2): exited; 2 and 3 are ended by a signal
-        return f"exit code {status}" if status != "0" else ""
+        by = int(status) - 128 if status.isdigit() else 0  # a container's first process that a signal ended
+        return f"exit code {status}{f' ({_signal(by)})' if by > 0 else ''}" if status != "0" else ""
     return f"killed by {_signal(int(status))}" if code in ("2", "3") and status.isdigit() else ""
 
 

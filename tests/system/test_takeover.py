@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,7 +110,9 @@ def test_a_version_that_does_not_start_gives_way_to_the_hand_made_container_and_
     before = by_hand(clean, "hellodata")  # R-ST2, R-ST7, R-FM5
     drive(clean, "take over", **order())
     bad = order("2.0.0", command=[BUSYBOX, "false"])
-    assert drive(clean, "install", code=7, **bad)["problem"] == "rolled-back"
+    problem = drive(clean, "install", code=7, **bad)
+    assert problem["problem"] == "rolled-back"
+    assert re.search(r"web is \w+, restarted \d times, exit code 1\b", problem["text"]), problem["text"]
     words = same(clean).split()
     assert (words[0], words[-1]) == (before.split()[0], "running")
     assert note(clean, "hello") == "from before\n"
