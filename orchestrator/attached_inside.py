@@ -69,7 +69,7 @@ def ask(kernel: socket.socket, kind: int, flags: int, body: bytes) -> Iterator[t
             if answer == NLMSG_DONE:
                 return
             yield answer, said
-            if not flags & NLM_F_DUMP:
+            if answer == NLMSG_ERROR or not flags & NLM_F_DUMP:
                 return
 
 

@@ -179,6 +179,6 @@ async def wait_healthy(
 
 
 def _told(status: ContainerStatus, ended: str) -> str:
-    words = [f"{status.name} is {status.state}", f"restarted {status.restarts} times" * bool(status.restarts)]
-    words += dict.fromkeys((ended, status.detail)) if ended or status.detail else [f"health {status.health}"]
-    return ", ".join(filter(None, words))
+    often = f"restarted {status.restarts} time{'s' * (status.restarts > 1)}" if status.restarts else ""
+    why = list(dict.fromkeys(filter(None, (ended, status.detail)))) or [f"health {status.health}"]
+    return ", ".join(filter(None, (f"{status.name} is {status.state}", often, *why)))
