@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -67,6 +68,11 @@ def main() -> int:
         _leave(problem, as_json)
     except BaseExceptionGroup as group:
         _fail_group(group, as_json)
+    except OSError as fault:
+        if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
+            _leave(recorded(fault), as_json)
+        _let_go_of_stdout()  # it may be what is full
+        _leave(Problem(str(fault.strerror), where=str(fault.filename or ""), remedy="make room"), False)
     except Exception as fault:  # noqa: BLE001  # the last border: whatever comes here is a defect, and is told as one
         _leave(recorded(fault), as_json)
     return code if isinstance(code, int) else 0

@@ -111,13 +111,14 @@ def test_an_answer_that_nobody_can_take_is_no_traceback(archy: Archy, as_json: t
     for words, code, told in (
         (("relays",), 1, "the answer could not be written"),
         (("show", "nothing", "--offline"), 2, ""),
-        (("--help",), 1, ""),
+        (("--help",), 1, "archy: No space left on device"),
     ):
         with open("/dev/full", "w") as full:
             done = subprocess.run(
                 archy.argv(*words, *as_json), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
             )
         assert told in done.stderr
+        assert "internal fault" not in done.stderr
         assert "Traceback" not in done.stderr
         assert "Exception ignored" not in done.stderr
         assert done.returncode == code
