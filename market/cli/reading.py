@@ -103,7 +103,8 @@ def _state(app: Mapping[str, Any]) -> str:
 
 def _since(app: Mapping[str, Any]) -> str:
     """For how long all of it has been as it is; nothing where that is not known."""
-    moments = [c["since"] for c in app["containers"] if not c["companion"] and c["since"] is not None]
+    # A node that an older version of this program runs does not tell it
+    moments = [c["since"] for c in app["containers"] if not c["companion"] and c.get("since") is not None]
     known = moments and not app["detail"].startswith("stale")
     return duration_text(time.time() - max(moments)) if known else ""
 

@@ -31,7 +31,7 @@ def test_what_was_written_is_read(given_: dict[int, bytes], bodies: list[bytes])
     assert list(messages(many)) == [(16, body) for body in bodies]
 
 
-def test_nobody_is_linked_to_where_he_is_himself_and_who_is_gone_is_nowhere() -> None:
+def test_no_process_is_linked_to_its_own_namespace_and_one_that_is_gone_to_none() -> None:
     argv = (sys.executable, "-I", str(attached_inside.__file__))
     asked = json.dumps([os.getpid(), 2**22 + 1]).encode()
     told = json.loads(subprocess.run(argv, input=asked, capture_output=True, check=True, timeout=30).stdout)

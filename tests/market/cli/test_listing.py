@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,7 +50,8 @@ def test_two_apps_of_one_id_are_named_as_commands_take_them(tmp_path: Path) -> N
 
 
 def box(name: str, **more: Any) -> dict[str, Any]:
-    return {"name": name, "state": "running", "health": "healthy", "detail": "", "restarts": 0} | more
+    well = {"state": "running", "health": "healthy", "detail": "", "restarts": 0, "companion": False}
+    return {"name": name} | well | more
 
 
 def shown(tmp_path: Path, *rows: dict[str, Any]) -> tuple[list[str], str]:
@@ -61,15 +63,26 @@ def test_a_container_that_is_not_well_is_named_with_what_is_the_matter(tmp_path:
     ill = app("did:key:zA", "ill", "unhealthy") | {"urls": ["http://127.0.0.1:1/"]}
     ill |= {"containers": [box("db"), box("web", health="unhealthy", detail="HTTP status 404")]}
     crashing = app("did:key:zA", "crashing", "restarting") | {"urls": ["http://127.0.0.1:2/"]}
-    crashing |= {"containers": [box("db"), box("web", state="restarting", health="unknown", restarts=7)]}
+    web = box("web", state="restarting", health="unknown", restarts=7, detail="exit code 3")
+    crashing |= {"containers": [box("db"), web]}
     again = app("did:key:zA", "again", "running") | {"containers": [box("web", restarts=1)]}
     lines, err = shown(tmp_path, ill, crashing, again)
     assert [line.split()[2:] for line in lines[1:]] == [
         ["unhealthy", "2/2", "http://127.0.0.1:1/", "web:", "HTTP", "status", "404"],
-        ["restarting", "1/2", "web:", "restarted", "7", "times"],  # it opens nowhere
+        ["restarting", "1/2", "web:", "exit", "code", "3,", "restarted", "7", "times"],  # it opens nowhere
         ["running", "1/1", "web:", "restarted", "1", "time"],
     ]
     assert err == "archy: should run and does not: ill, crashing\n  -> archy logs APP\n"
+
+
+def test_an_app_is_as_it_is_for_as_long_as_all_of_it_is(tmp_path: Path) -> None:
+    moments = {"db": 7300, "web": 190, "aside": 5}
+    boxes = [box(name, since=int(time.time()) - ago, companion=name == "aside") for name, ago in moments.items()]
+    known = app("did:key:zA", "known", "running") | {"containers": boxes}
+    stale = known | {"id": "stale", "detail": "stale: podman is silent"}
+    unknown = known | {"id": "unknown", "containers": [box("db", since=None)]}
+    lines, _ = shown(tmp_path, known, stale, unknown)
+    assert [line.split()[3:6] for line in lines[1:]] == [["3", "min", "3/3"], ["3/3", "stale:", "podman"], ["1/1"]]
 
 
 def test_what_keeps_every_app_unknown_is_told_once_and_leads_to_the_doctor(tmp_path: Path) -> None:  # R-ST11
