@@ -21,7 +21,7 @@ from aiohttp import web
 from apps.log_lines import LineFormatter
 from market.api.control import control_app
 from market.bridge import serve
-from market.errors import Problem
+from market.errors import Problem, ungrouped
 from market.node.config import split_address
 from market.node.home import Home
 from market.node.node import Node, open_node
@@ -105,7 +105,8 @@ async def _kept_up(name: str, run: Callable[[], Awaitable[None]]) -> None:
     while True:
         began = trio.current_time()
         try:
-            await run()
+            with ungrouped():
+                await run()
         except Problem as problem:
             logger.error("%s: %s", name, problem)
         except Exception:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -12,9 +12,21 @@ import click
 
 from market.cli.defects import recorded
 from market.cli.options import Group
-from market.cli.session import AnswerLost, Session, fail
+from market.cli.session import Session, fail
 from market.errors import Problem, UsageProblem, only_problem
 from market.node.home import Home
+
+
+class AnswerLost(Problem):
+    """Standard output took no more: a full disk."""
+
+    kind = "answer-lost"
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(
+            f"the answer could not be written: {error.strerror}", remedy="make room; what was asked for is done"
+        )
+
 
 EPILOG = """\b
 Exit codes: 0 ok, 1 failed, 2 usage, 3 refused by verification or policy, 4 the machine lacks something,
@@ -61,18 +73,15 @@ def main() -> int:
     except BrokenPipeError:
         _let_go_of_stdout()
         return 1
-    except AnswerLost as problem:
-        _let_go_of_stdout()
-        _leave(problem, False)
     except Problem as problem:
         _leave(problem, as_json)
     except BaseExceptionGroup as group:
         _fail_group(group, as_json)
     except OSError as fault:
-        if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not _was_printing(fault):
             _leave(recorded(fault), as_json)
-        _let_go_of_stdout()  # it may be what is full
-        _leave(Problem(str(fault.strerror), where=str(fault.filename or ""), remedy="make room"), False)
+        _let_go_of_stdout()
+        _leave(AnswerLost(fault), False)
     except Exception as fault:  # noqa: BLE001  # the last border: whatever comes here is a defect, and is told as one
         _leave(recorded(fault), as_json)
     return code if isinstance(code, int) else 0
@@ -83,6 +92,11 @@ def _flush() -> None:
     stdout: TextIO | None = sys.stdout
     if stdout is not None:  # it is None when who started this program had closed it
         stdout.flush()
+
+
+def _was_printing(fault: OSError) -> bool:
+    """Was it standard output that failed, under what click writes by itself (help) or a command piece by piece?"""
+    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(fault.__traceback__))
 
 
 def _leave(problem: Problem, as_json: bool) -> NoReturn:

@@ -21,12 +21,6 @@ from market.errors import Problem
 from market.node.home import Home
 
 
-class AnswerLost(Problem):
-    """Standard output took no more: a full disk."""
-
-    kind = "answer-lost"
-
-
 @dataclass(frozen=True, slots=True)
 class Session:
     """What every command needs: the home, and how to print."""
@@ -56,15 +50,7 @@ class Session:
 
     def show(self, result: Mapping[str, Any], text: Callable[[Mapping[str, Any]], str]) -> None:
         """Print one JSON document, or what `text` makes of it."""
-        answer = json.dumps(result) if self.as_json else text(result)
-        try:
-            click.echo(answer)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise AnswerLost(
-                f"the answer could not be written: {error.strerror}", remedy="make room; what was asked for is done"
-            ) from error
+        click.echo(json.dumps(result) if self.as_json else text(result))
 
     def _remote(
         self, client: ControlClient, name: str, params: dict[str, Any], on_event: Callable[[Mapping[str, Any]], None]

@@ -111,7 +111,7 @@ def test_an_answer_that_nobody_can_take_is_no_traceback(archy: Archy, as_json: t
     for words, code, told in (
         (("relays",), 1, "the answer could not be written"),
         (("show", "nothing", "--offline"), 2, ""),
-        (("--help",), 1, "archy: No space left on device"),
+        (("--help",), 1, "the answer could not be written"),
     ):
         with open("/dev/full", "w") as full:
             done = subprocess.run(

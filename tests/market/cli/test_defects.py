@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 import sys
@@ -54,3 +55,19 @@ def test_a_defect_is_told_with_a_file_for_who_mends_it(
     shown = capsys.readouterr()
     assert "Traceback" not in shown.out + shown.err
     assert str(file) in (json.loads(shown.out)["where"] if as_json else shown.err)
+
+
+def test_a_full_disk_that_is_not_under_the_answer_is_told_as_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise OSError(errno.ENOSPC, "no watch is left")  # inotify_add_watch(2) says so too
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["archy", "broken"])
+    monkeypatch.setitem(archy.commands, "broken", click.Command("broken", callback=broken))
+    with pytest.raises(SystemExit):
+        main()
+    [file] = tmp_path.glob("archy-fault-*.txt")
+    assert "no watch is left" in file.read_text()
+    assert "could not be written" not in capsys.readouterr().err

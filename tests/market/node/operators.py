@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,9 @@ class Operator:
 
     async def _do(self, calls: tuple[tuple[str, dict[str, Any]], ...]) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        with unwrapped():
-            async with self.node() as node:
-                for name, params in calls:
-                    result = dict(await perform(node, name, params, self.told.append))
+        async with self.node() as node:
+            for name, params in calls:
+                result = dict(await perform(node, name, params, self.told.append))
         return result
 
     def node(self, *, later: float = 0.0) -> AbstractAsyncContextManager[Node]:
@@ -63,15 +62,3 @@ class Operator:
 
     def nothing_installed(self) -> bool:
         return not self.machine.units() and self.do(("ps", {}))["apps"] == []
-
-
-@contextmanager
-def unwrapped() -> Iterator[None]:
-    """The one problem inside a nursery's group."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        first: BaseException = group
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from None

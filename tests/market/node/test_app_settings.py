@@ -20,7 +20,7 @@ from orchestrator import Finding
 from tests.fakes.blob_servers import BlobServer
 from tests.market.cli.archy import Answer, Archy
 from tests.market.node.notes import NotesPublisher
-from tests.market.node.operators import GOOD_MACHINE, Operator, unwrapped
+from tests.market.node.operators import GOOD_MACHINE, Operator
 from tests.market.node.test_market import app_of
 from tests.market.square import Publisher
 from tests.orchestrator.nodes import Node as Pretended
@@ -67,12 +67,11 @@ def with_node(operator: Operator, work: Callable[[Callable[..., Answer]], None])
     """Run `work` in a thread beside a running node; what it is given is `archy`, a process for every call."""
 
     async def main() -> None:
-        with unwrapped():
-            async with (
-                open_node(operator.home, open_apps=_apps, preflight=_preflight) as node,
-                running(node),
-            ):
-                await trio.to_thread.run_sync(work, Archy(operator.home.root))
+        async with (
+            open_node(operator.home, open_apps=_apps, preflight=_preflight) as node,
+            running(node),
+        ):
+            await trio.to_thread.run_sync(work, Archy(operator.home.root))
 
     @asynccontextmanager
     async def _apps(home: Home, prefix: str) -> AsyncIterator[OrchestratorPort]:
@@ -217,10 +216,9 @@ def test_what_a_verdict_refuses_is_not_taken_back(publisher: Publisher, installe
     installed.do(("anchors.remove", {"who": publisher.did}))
 
     async def check() -> None:
-        with unwrapped():
-            async with open_node(installed.home, open_apps=installed._apps, preflight=installed._preflight) as node:
-                with pytest.raises(Problem, match="no anchors"):
-                    await perform(node, "adopt", {}, lambda event: None)
+        async with open_node(installed.home, open_apps=installed._apps, preflight=installed._preflight) as node:
+            with pytest.raises(Problem, match="no anchors"):
+                await perform(node, "adopt", {}, lambda event: None)
 
     trio.run(check)
     assert installed.nothing_installed() is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from market.node.operations import perform
 from market.service import running
 from orchestrator import Finding
 from tests.fakes.blob_servers import BlobServer
-from tests.market.node.operators import Operator, unwrapped
+from tests.market.node.operators import Operator
 from tests.market.square import Publisher, serving
 
 
@@ -250,5 +251,33 @@ def test_a_question_to_a_node_that_has_just_begun_is_answered_with_what_its_rela
             found = await perform(node, "search", {"text": "hello"}, operator.told.append)
             return [row["app"] for row in found["results"]]
 
-    with unwrapped():
-        assert app_of(publisher) in trio.run(main)
+    assert app_of(publisher) in trio.run(main)
+
+
+def test_a_problem_from_within_a_services_tasks_is_logged_as_that_problem(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = trio.Event()
+
+    def told() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.getMessage().startswith("discovery")]
+
+    async def damaged(_: object) -> None:
+        if told():
+            again.set()
+            await trio.sleep_forever()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 0)
+            raise Problem("the database is damaged", where="market.db")
+
+    monkeypatch.setattr("market.discovery.Discovery.run", damaged)
+
+    async def main() -> None:
+        async with operator.node() as node, running(node):
+            with trio.fail_after(20):
+                await again.wait()
+
+    trio.run(main)
+    first = told()[0]
+    assert first.getMessage() == "discovery: market.db: the database is damaged"
+    assert first.exc_info is None

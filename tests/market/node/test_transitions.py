@@ -17,7 +17,7 @@ from tests.fakes.blob_servers import BlobServer
 from tests.fakes.podman import FakePodman
 from tests.fakes.podman_machine import Machine
 from tests.fakes.systemd import FakeSystemd
-from tests.market.node.operators import Operator, unwrapped
+from tests.market.node.operators import Operator
 from tests.market.node.test_market import app_of
 from tests.market.square import Publisher
 
@@ -69,7 +69,7 @@ def known(publisher: Publisher, origin: BlobServer, operator: Operator) -> Opera
 
 def with_node(operator: Operator, work: Callable[[Node], Awaitable[None]]) -> None:
     async def main() -> None:
-        with trio.fail_after(SECONDS), unwrapped():
+        with trio.fail_after(SECONDS):
             async with open_node(operator.home, open_apps=operator._apps, preflight=operator._preflight) as node:
                 await work(node)
 
